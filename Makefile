@@ -1,0 +1,47 @@
+# Every target does the set-up that it needs: libtorch is fetched once into .libtorch/, Cargo does the rest.
+
+CARGO ?= cargo
+# One profile for programs, tests and lints, so that libtorch's bindings are compiled once.
+PROFILE := --release --locked
+
+.PHONY: demo test build install lint boundaries check-cuda libtorch clean help
+
+help:
+	@echo "make demo        five-fold study on a phantom data set, on this machine; report in runs/demo/report"
+	@echo "make test        all tests"
+	@echo "make build       the programs, in target/release"
+	@echo "make install     the programs and libtorch, in PREFIX/bin and PREFIX/lib (PREFIX=$$HOME/.local)"
+	@echo "make lint        formatting and clippy"
+	@echo "make check-cuda  builds and links the CUDA variant; needs no GPU"
+	@echo "make clean       removes target/, .libtorch/ and runs/demo"
+
+libtorch:
+	@deploy/libtorch/fetch
+
+build: libtorch
+	$(CARGO) build $(PROFILE) --workspace --bins
+
+demo: build
+	target/release/mtinet demo
+
+test: build boundaries
+	$(CARGO) test $(PROFILE) --workspace
+
+lint: libtorch
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+# The head node needs no libtorch, the scheduler's core no IO.
+boundaries:
+	deploy/check-boundaries
+
+check-cuda:
+	CUDA=1 deploy/libtorch/fetch
+	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir target/cuda
+
+PREFIX ?= $(HOME)/.local
+install: build
+	deploy/install $(PREFIX)
+
+clean:
+	rm -rf target .libtorch runs/demo

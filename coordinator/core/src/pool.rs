@@ -1,0 +1,266 @@
+//! The fleet: workers, their slots, and an index of what is free.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use mtinet_domain::trial::{Device, Placement};
+use mtinet_domain::{AttemptId, Rank, SlotIndex, WorkerId};
+
+/// What a slot runs on, without its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeviceKind {
+    /// A share of CPU cores.
+    Cpu,
+    /// A CUDA device.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// The kind of a device.
+    pub fn of(device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::Cpu,
+            Device::Cuda(_) => Self::Cuda,
+        }
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// One agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worker {
+    /// Host name, for people.
+    pub name: String,
+    /// Whether it can be talked to.
+    pub link: Link,
+    /// When it was last heard, milliseconds since the Unix epoch.
+    pub heard_ms: u64,
+    /// It is taken for lost when it is silent until then.
+    pub deadline_ms: u64,
+    /// Its devices.
+    pub slots: BTreeMap<SlotIndex, SlotState>,
+    /// Highest number among its reports so far.
+    pub seen_seq: u64,
+}
+
+/// Whether a worker can be talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It has a session.
+    Ready,
+    /// Its session is down but its lease is not over.
+    Away,
+    /// Its lease is over; nothing is expected of it.
+    Lost,
+}
+
+/// One device of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    /// What is behind it.
+    pub device: Device,
+    /// The process that occupies it: of a live attempt, or left over from one that ended without this worker.
+    pub held: Option<Held>,
+}
+
+/// The process in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// Its attempt.
+    pub attempt: AttemptId,
+    /// Its rank.
+    pub rank: Rank,
+}
+
+impl Worker {
+    fn new() -> Self {
+        Self {
+            name: String::new(),
+            link: Link::Away,
+            heard_ms: 0,
+            deadline_ms: u64::MAX,
+            slots: BTreeMap::new(),
+            seen_seq: 0,
+        }
+    }
+
+    fn count(&self, kind: DeviceKind, only_free: bool) -> u32 {
+        let counts =
+            |slot: &&SlotState| DeviceKind::of(slot.device) == kind && !(only_free && slot.held.is_some());
+        self.slots.values().filter(counts).count() as u32
+    }
+}
+
+/// All workers, indexed by how many slots of a kind are free.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pool {
+    workers: BTreeMap<WorkerId, Worker>,
+    kinds: BTreeMap<DeviceKind, Kind>,
+}
+
+/// The slots of one kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Kind {
+    /// Ready workers with free slots, by how many.
+    by_free: BTreeSet<(u32, WorkerId)>,
+    /// Free slots of ready workers.
+    free: u32,
+    /// Slots of all workers that are not lost.
+    total: u32,
+}
+
+const KINDS: [DeviceKind; 2] = [DeviceKind::Cpu, DeviceKind::Cuda];
+
+impl Pool {
+    pub(crate) fn workers(&self) -> &BTreeMap<WorkerId, Worker> {
+        &self.workers
+    }
+
+    pub(crate) fn get(&self, id: &WorkerId) -> Option<&Worker> {
+        self.workers.get(id)
+    }
+
+    /// Free slots of a kind on ready workers.
+    pub(crate) fn free(&self, kind: DeviceKind) -> u32 {
+        self.kinds.get(&kind).map_or(0, |kind| kind.free)
+    }
+
+    /// Slots of a kind on workers that are not lost.
+    pub(crate) fn total(&self, kind: DeviceKind) -> u32 {
+        self.kinds.get(&kind).map_or(0, |kind| kind.total)
+    }
+
+    /// Whether any worker is not lost.
+    pub(crate) fn any_known(&self) -> bool {
+        self.workers.values().any(|worker| worker.link != Link::Lost)
+    }
+
+    /// Changes a worker (a new one where it is unknown) and keeps the index right.
+    pub(crate) fn change<T>(&mut self, id: &WorkerId, change: impl FnOnce(&mut Worker) -> T) -> T {
+        let worker = self.workers.entry(id.clone()).or_insert_with(Worker::new);
+        for kind in KINDS {
+            self.kinds.entry(kind).or_default().remove(id, worker, kind);
+        }
+        let result = change(worker);
+        for kind in KINDS {
+            self.kinds.entry(kind).or_default().add(id, worker, kind);
+        }
+        result
+    }
+
+    /// Changes what the index does not depend on: times and numbers.
+    pub(crate) fn touch(&mut self, id: &WorkerId) -> Option<&mut Worker> {
+        self.workers.get_mut(id)
+    }
+
+    pub(crate) fn touch_all(&mut self) -> impl Iterator<Item = (&WorkerId, &mut Worker)> {
+        self.workers.iter_mut()
+    }
+
+    pub(crate) fn forget(&mut self, id: &WorkerId) {
+        self.change(id, |worker| worker.slots.clear());
+        self.workers.remove(id);
+    }
+
+    /// Puts a rank into its slot. In a replay the worker and the slot become known by this.
+    pub(crate) fn hold(&mut self, placement: &Placement, attempt: AttemptId) {
+        let held = Some(Held { attempt, rank: placement.rank });
+        self.change(&placement.worker, |worker| {
+            worker.slots.insert(placement.slot, SlotState { device: placement.device, held });
+        });
+    }
+
+    /// Frees the slot where this very rank still holds it; whether it did.
+    pub(crate) fn release(&mut self, id: &WorkerId, slot: SlotIndex, attempt: AttemptId, rank: Rank) -> bool {
+        if self.workers.get(id).and_then(|worker| worker.slots.get(&slot)?.held)
+            != Some(Held { attempt, rank })
+        {
+            return false;
+        }
+        self.change(id, |worker| {
+            if let Some(slot) = worker.slots.get_mut(&slot) {
+                slot.held = None;
+            }
+        });
+        true
+    }
+
+    /// The slot that a rank holds on a worker.
+    pub(crate) fn slot_of(&self, id: &WorkerId, attempt: AttemptId, rank: Rank) -> Option<SlotIndex> {
+        let slots = &self.workers.get(id)?.slots;
+        slots.iter().find(|(_, slot)| slot.held == Some(Held { attempt, rank })).map(|(index, _)| *index)
+    }
+
+    /// Places of `count` free slots of a kind, on as few workers as possible: the fullest worker that can take all,
+    /// else the emptiest ones first. `None` where fewer are free.
+    pub(crate) fn place(&self, kind: DeviceKind, count: u32) -> Option<Vec<Placement>> {
+        let index = self.kinds.get(&kind).filter(|index| index.free >= count)?;
+        let mut chosen: Vec<(&WorkerId, u32)> = Vec::new();
+        let mut missing = count;
+        let mut emptiest = index.by_free.iter().rev();
+        while missing > 0 {
+            let snug = index.by_free.range((missing, WorkerId(String::new()))..).next();
+            let unused = snug.filter(|(_, id)| chosen.iter().all(|(used, _)| *used != id));
+            let (free, id) = match unused {
+                Some(entry) => entry,
+                None => emptiest.next()?,
+            };
+            let take = missing.min(*free);
+            chosen.push((id, take));
+            missing -= take;
+        }
+        let mut placements = Vec::with_capacity(count as usize);
+        for (id, take) in chosen {
+            let fits = |slot: &SlotState| slot.held.is_none() && DeviceKind::of(slot.device) == kind;
+            let slots = self.workers.get(id)?.slots.iter().filter(|(_, slot)| fits(slot));
+            for (index, slot) in slots.take(take as usize) {
+                let rank = Rank(placements.len() as u32);
+                placements.push(Placement { rank, worker: id.clone(), slot: *index, device: slot.device });
+            }
+        }
+        Some(placements)
+    }
+
+    /// Whether the index says what the workers say.
+    pub(crate) fn index_is_right(&self) -> bool {
+        let mut kinds: BTreeMap<DeviceKind, Kind> = KINDS.map(|kind| (kind, Kind::default())).into();
+        for (id, worker) in &self.workers {
+            for (kind, index) in &mut kinds {
+                index.add(id, worker, *kind);
+            }
+        }
+        KINDS.iter().all(|kind| kinds[kind] == self.kinds.get(kind).cloned().unwrap_or_default())
+    }
+}
+
+impl Kind {
+    fn add(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
+        if worker.link != Link::Lost {
+            self.total += worker.count(kind, false);
+        }
+        let free = worker.count(kind, true);
+        if worker.link == Link::Ready && free > 0 {
+            self.free += free;
+            self.by_free.insert((free, id.clone()));
+        }
+    }
+
+    fn remove(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
+        if worker.link != Link::Lost {
+            self.total -= worker.count(kind, false);
+        }
+        let free = worker.count(kind, true);
+        if worker.link == Link::Ready && free > 0 {
+            self.free -= free;
+            self.by_free.remove(&(free, id.clone()));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The whole state, what can be asked of it, and the part of it that a log restores.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mtinet_domain::event::Event;
+use mtinet_domain::{AttemptId, AttemptNumber, StudyId, TrialId, WorkerId};
+
+use crate::artifacts::References;
+use crate::effects::Effects;
+use crate::pool::{Pool, Worker};
+use crate::reason::WaitReason;
+use crate::retry::{describe, describe_end};
+use crate::study::{Study, Turn};
+use crate::trial::{Gang, Phase, Trial, TrialState};
+
+/// Times that the scheduler goes by, all in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreConfig {
+    /// A worker is taken for lost after this much silence.
+    pub lease_ms: u64,
+    /// After a restart, workers with running attempts have this long to come back.
+    pub adoption_grace_ms: u64,
+    /// A cancelled attempt has this long to end at a step boundary.
+    pub cancel_grace_ms: u32,
+    /// A lost worker is listed for this long.
+    pub forget_lost_ms: u64,
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        Self { lease_ms: 3000, adoption_grace_ms: 15_000, cancel_grace_ms: 10_000, forget_lost_ms: 600_000 }
+    }
+}
+
+/// The scheduler's state machine; the crate's documentation says what its driver owes it.
+#[derive(Clone, Debug)]
+pub struct Core {
+    pub(crate) config: CoreConfig,
+    pub(crate) studies: BTreeMap<StudyId, Study>,
+    pub(crate) pool: Pool,
+    /// Highest number among each worker's reports that is recorded.
+    pub(crate) recorded_seqs: BTreeMap<WorkerId, u64>,
+    pub(crate) references: References,
+    /// Waiting trials that may start, in the order in which they are served.
+    pub(crate) ready: BTreeMap<Turn, BTreeSet<u32>>,
+    /// Waiting trials that pause after a failure, by the end of the pause.
+    pub(crate) pausing: BTreeSet<(u64, StudyId, u32)>,
+    /// Studies that are not finished.
+    pub(crate) active: BTreeSet<StudyId>,
+    /// Why the first ready trial of each study was not started at the last decision.
+    pub(crate) waits: BTreeMap<StudyId, WaitReason>,
+    /// Something changed that the next decision depends on.
+    pub(crate) undecided: bool,
+    pub(crate) last_tick_ms: Option<u64>,
+}
+
+/// The part of the state that a replay of the log restores: everything except sessions, and how far a rank is
+/// between told to start and over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Durable {
+    studies: BTreeMap<StudyId, Study>,
+    recorded_seqs: BTreeMap<WorkerId, u64>,
+    references: BTreeMap<String, u32>,
+}
+
+impl Core {
+    /// An empty state, to replay a log into or to start with.
+    pub fn new(config: CoreConfig) -> Self {
+        Self {
+            config,
+            studies: BTreeMap::new(),
+            pool: Pool::default(),
+            recorded_seqs: BTreeMap::new(),
+            references: References::default(),
+            ready: BTreeMap::new(),
+            pausing: BTreeSet::new(),
+            active: BTreeSet::new(),
+            waits: BTreeMap::new(),
+            undecided: true,
+            last_tick_ms: None,
+        }
+    }
+
+    /// A study.
+    pub fn study(&self, id: StudyId) -> Option<&Study> {
+        self.studies.get(&id)
+    }
+
+    /// All studies, oldest first.
+    pub fn studies(&self) -> impl DoubleEndedIterator<Item = &Study> {
+        self.studies.values()
+    }
+
+    /// A trial.
+    pub fn trial(&self, id: TrialId) -> Option<&Trial> {
+        self.studies.get(&id.study)?.trial(id.key)
+    }
+
+    /// All workers known, lost ones included for a while.
+    pub fn workers(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.pool.workers().iter()
+    }
+
+    /// Highest number among a worker's reports that is taken in: what it is acknowledged up to.
+    pub fn last_seq(&self, worker: &WorkerId) -> u64 {
+        let recorded = self.recorded_seqs.get(worker).copied().unwrap_or(0);
+        self.pool.get(worker).map_or(recorded, |worker| worker.seen_seq.max(recorded))
+    }
+
+    /// Says that the log holds a worker's reports up to `seq`, where the replay left some kinds of events out.
+    pub fn restore_seq(&mut self, worker: &WorkerId, seq: u64) {
+        let recorded = self.recorded_seqs.entry(worker.clone()).or_default();
+        *recorded = (*recorded).max(seq);
+    }
+
+    /// Why a trial that is not over does not run: as computed with the last decision.
+    pub fn reason(&self, id: TrialId) -> Option<WaitReason> {
+        let study = self.studies.get(&id.study)?;
+        let trial = study.trial(id.key)?;
+        match &trial.state {
+            TrialState::Waiting { not_before_ms } => {
+                let position = study.position(id.key)?;
+                if self.pausing.contains(&(*not_before_ms, id.study, position)) {
+                    let failure = trial.last_failure.as_ref().map(describe).unwrap_or_default();
+                    return Some(WaitReason::RetryPause { until_ms: *not_before_ms, failure });
+                }
+                let first = *self.ready.get(&study.turn())?.first()?;
+                match self.waits.get(&id.study)? {
+                    reason if first == position || *reason == WaitReason::NoWorkers => Some(reason.clone()),
+                    _ => Some(WaitReason::Behind(study.id_of(first))),
+                }
+            }
+            TrialState::Stopping { end, .. } => Some(WaitReason::Stopping { reason: describe_end(end) }),
+            _ => None,
+        }
+    }
+
+    /// What a replay of the log must restore.
+    pub fn durable(&self) -> Durable {
+        let mut studies = self.studies.clone();
+        for trial in studies.values_mut().flat_map(|study| &mut study.trials) {
+            trial.step = 0;
+            for rank in trial.gang_mut().into_iter().flat_map(|gang| &mut gang.ranks) {
+                if rank.phase == Phase::Started {
+                    rank.phase = Phase::Starting;
+                }
+            }
+        }
+        Durable {
+            studies,
+            recorded_seqs: self.recorded_seqs.clone(),
+            references: self.references.counts().clone(),
+        }
+    }
+
+    pub(crate) fn trial_mut(&mut self, id: TrialId) -> Option<&mut Trial> {
+        let study = self.studies.get_mut(&id.study)?;
+        let position = study.position(id.key)?;
+        study.trials.get_mut(position as usize)
+    }
+
+    /// The ranks of an attempt, where it is its trial's current one.
+    pub(crate) fn gang(&self, id: AttemptId) -> Option<&Gang> {
+        self.trial(id.trial)?.gang().filter(|gang| gang.attempt == id.number)
+    }
+
+    /// The current attempts of all studies.
+    pub(crate) fn current_attempts(&self) -> impl Iterator<Item = (AttemptId, &Trial, &Gang)> {
+        self.active.iter().filter_map(|id| self.studies.get(id)).flat_map(|study| {
+            study.trials().filter_map(|(key, trial)| {
+                let gang = trial.gang()?;
+                Some((attempt_id(study.id, key, gang.attempt), trial, gang))
+            })
+        })
+    }
+
+    /// Folds an event that was just decided, and has it recorded.
+    pub(crate) fn record(&mut self, now_ms: u64, effects: &mut Effects, study: StudyId, event: Event) {
+        let folded = self.fold(study, now_ms, &event);
+        debug_assert_eq!(folded, Ok(()), "a handler decided what does not fold: {event:?}");
+        effects.record.push((study, event));
+    }
+
+    /// Ends a handler: decides what can start, and hands out what became garbage.
+    pub(crate) fn conclude(&mut self, now_ms: u64, mut effects: Effects) -> Effects {
+        self.schedule(now_ms, &mut effects);
+        effects.discard = self.references.take_garbage();
+        effects
+    }
+}
+
+pub(crate) fn attempt_id(study: StudyId, key: mtinet_domain::TrialKey, number: AttemptNumber) -> AttemptId {
+    AttemptId { trial: TrialId { study, key }, number }
+}

@@ -1,0 +1,167 @@
+//! Failures of trainers.
+
+use mtinet_domain::event::Event;
+use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
+use mtinet_domain::{Rank, StudyId, TrialId};
+
+use super::env::{TestEnv, checkpoint, evaluated, trial};
+use crate::{Command, Fact, TrialState};
+
+const GANG_OF_2: &str = "folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n";
+
+fn gang_of_two() -> (TestEnv, StudyId, TrialId) {
+    let mut env = TestEnv::new();
+    let study = env.submit(GANG_OF_2);
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    (env, study, trial(study, "mti-net/0/0"))
+}
+
+fn last_end(env: &TestEnv) -> AttemptEnd {
+    let ends = env.log.iter().rev().find_map(|recorded| match &recorded.event {
+        Event::AttemptEnded { end, .. } => Some(end.clone()),
+        _ => None,
+    });
+    ends.expect("an attempt ended")
+}
+
+#[test]
+fn rank_0_tells_the_others_where_to_meet() {
+    let (mut env, _, head) = gang_of_two();
+    env.rank_reports(head, 0, Fact::Rendezvous { host: "10.0.0.1".into(), port: 4711 });
+    let (b, attempt) = env.at(head, 1);
+    let expected = Command::ConnectRank { attempt, rank: Rank(1), host: "10.0.0.1".into(), port: 4711 };
+    assert_eq!(env.agents[&b].told.last(), Some(&expected));
+}
+
+#[test]
+fn one_failing_rank_ends_the_gang_and_the_first_cause_counts() {
+    let (mut env, _, head) = gang_of_two();
+    env.rank_fails(head, 1, ProcessExit::Code(7), "out of memory");
+    // The other rank was killed, and its end is not the cause.
+    assert_eq!(
+        env.kinds()[2..],
+        ["rank_exited", "attempt_stopping", "rank_exited", "attempt_ended", "attempt_started"]
+    );
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    assert_eq!(
+        (cause.rank, cause.exit, cause.message.as_str()),
+        (Some(Rank(1)), ProcessExit::Code(7), "out of memory")
+    );
+    assert_eq!(env.status(head), TrialStatus::Waiting);
+    assert!(env.reason(head).unwrap().to_string().contains("retries at"), "{:?}", env.reason(head));
+    // The next trial uses the pause; afterwards the first goes on.
+    let next = env.running()[0];
+    env.complete(next);
+    env.advance(1000);
+    assert_eq!(env.running(), [head]);
+}
+
+#[test]
+fn pauses_double_and_attempts_are_limited() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[retry]\nmax_attempts = 3\nbackoff = \"4s\"");
+    env.join_cpus("a", 2);
+    let head = trial(study, "mti-net/0/0");
+    for (number, pause) in [(1, 4000), (2, 8000)] {
+        env.rank_fails(head, 0, ProcessExit::Code(1), &format!("failure {number}"));
+        let TrialState::Waiting { not_before_ms } = env.core.trial(head).unwrap().state else { panic!() };
+        assert_eq!(not_before_ms, env.now + pause);
+        env.advance(pause - 500);
+        assert_eq!(env.status(head), TrialStatus::Waiting);
+        env.advance(500);
+        assert_eq!(env.status(head), TrialStatus::Running);
+    }
+    env.rank_fails(head, 0, ProcessExit::Code(1), "failure 3");
+    let TrialState::Failed { reason } = &env.core.trial(head).unwrap().state else { panic!() };
+    assert!(reason.contains("3 times") && reason.contains("failure 3"), "{reason}");
+    env.complete(trial(study, "unet/0/0"));
+    assert_eq!(env.core.study(study).unwrap().status(), "incomplete");
+}
+
+#[test]
+fn the_same_failure_twice_stops_early_and_says_so() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    env.join_cpus("a", 2);
+    let head = trial(study, "mti-net/0/0");
+    // A signal comes from outside and may well strike twice.
+    for _ in 0..2 {
+        env.rank_fails(head, 0, ProcessExit::Signal(9), "killed");
+        env.advance(3000);
+    }
+    env.rank_fails(head, 0, ProcessExit::Code(3), "loss is nan");
+    env.advance(5000);
+    assert_eq!(env.status(head), TrialStatus::Running);
+    env.rank_fails(head, 0, ProcessExit::Code(3), "loss is nan");
+    let TrialState::Failed { reason } = &env.core.trial(head).unwrap().state else { panic!() };
+    assert!(reason.contains("twice in the same way") && reason.contains("loss is nan"), "{reason}");
+}
+
+#[test]
+fn exit_code_0_without_finishing_is_a_failure() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    env.rank_fails(head, 0, ProcessExit::Code(0), "");
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!() };
+    assert_eq!(cause.message, "exited before its work was finished");
+    env.complete(trial(study, "unet/0/0"));
+    env.advance(1000);
+    let (a, attempt) = env.at(head, 0);
+    env.exit(&a, attempt, Rank(0), ProcessExit::Code(0), true, "");
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!() };
+    assert!(cause.message.contains("evaluation"), "{cause:?}");
+}
+
+#[test]
+fn a_retry_goes_on_from_the_newest_checkpoint_with_the_one_before_as_fallback() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    for step in [10, 20, 30] {
+        env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(step, &format!("c{step}"))));
+    }
+    assert_eq!(env.discarded.iter().collect::<Vec<_>>(), ["c10"]);
+    env.rank_fails(head, 0, ProcessExit::Signal(9), "");
+    env.complete(env.running()[0]);
+    env.advance(1000);
+    let (a, attempt) = env.at(head, 0);
+    let process = env.agents[&a].processes[&(attempt, Rank(0))].clone();
+    assert_eq!(process.resume, Some(checkpoint(30, "c30")));
+    assert_eq!(process.fallback, Some(checkpoint(20, "c20")));
+    // The newest was damaged: the attempt went on from 20 and stores 30 anew.
+    env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(30, "d30")));
+    let state = env.core.trial(head).unwrap();
+    assert_eq!(
+        (&state.latest, &state.previous),
+        (&Some(checkpoint(30, "d30")), &Some(checkpoint(20, "c20")))
+    );
+    assert!(!env.discarded.contains("c30"), "the running attempt still names it");
+    env.complete(head);
+    for gone in ["c20", "c30", "d30"] {
+        assert!(env.discarded.contains(gone), "{gone}");
+    }
+    assert!(!env.discarded.contains("weights"));
+}
+
+#[test]
+fn reports_count_once_and_never_for_an_attempt_that_is_over() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[retry]\nbackoff = 0");
+    let a = env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    let (_, first) = env.at(head, 0);
+    env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(1, "c1")));
+    env.repeat_everything(&a);
+    env.rank_fails(head, 0, ProcessExit::Code(1), "x");
+    assert_eq!(env.core.trial(head).unwrap().attempts, 2);
+    let recorded = env.log.len();
+    env.report(&a, first, Rank(0), evaluated());
+    env.report(&a, first, Rank(0), Fact::Checkpoint(checkpoint(9, "c9")));
+    assert_eq!(env.log.len(), recorded);
+    assert_eq!(env.core.last_seq(&a), env.agents[&a].seq, "acknowledged all the same");
+    env.repeat_everything(&a);
+}

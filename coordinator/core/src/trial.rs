@@ -1,0 +1,226 @@
+//! A trial: where it stands, what it can go on from, what it left behind.
+
+use mtinet_domain::trial::{ArtifactRef, AttemptEnd, CheckpointRef, FailureCause, Placement, TrialStatus};
+use mtinet_domain::{AttemptNumber, Rank, WorkerId};
+
+/// The unit that is scheduled and resumed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trial {
+    /// Where it stands.
+    pub state: TrialState,
+    /// Executions begun.
+    pub attempts: u32,
+    /// Executions that failed by their own fault.
+    pub failures: u32,
+    /// The last such failure.
+    pub last_failure: Option<FailureCause>,
+    /// The newest checkpoint, to go on from.
+    pub latest: Option<CheckpointRef>,
+    /// The one before, for when the newest is damaged.
+    pub previous: Option<CheckpointRef>,
+    /// What the evaluation left behind.
+    pub outputs: Option<Outputs>,
+    /// Optimiser steps done, as last heard.
+    pub step: u64,
+}
+
+/// Where a trial stands. Each state carries what exists only in it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrialState {
+    /// Waits for slots, or for the pause after a failure.
+    Waiting {
+        /// Earliest start, milliseconds since the Unix epoch; 0 for at once.
+        not_before_ms: u64,
+    },
+    /// Has an attempt that starts or trains.
+    Running {
+        /// Its ranks.
+        gang: Gang,
+    },
+    /// The ranks that are left are being stopped.
+    Stopping {
+        /// Its ranks.
+        gang: Gang,
+        /// How the attempt will have ended.
+        end: AttemptEnd,
+    },
+    /// Finished, with results.
+    Done,
+    /// Given up.
+    Failed {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Its study was cancelled first.
+    Cancelled,
+}
+
+/// The ranks of one attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gang {
+    /// Which execution of the trial.
+    pub attempt: AttemptNumber,
+    /// The ranks, in order.
+    pub ranks: Vec<RankState>,
+    /// Where it goes on from.
+    pub resume: Option<CheckpointRef>,
+    /// For when `resume` is damaged.
+    pub fallback: Option<CheckpointRef>,
+    /// Where rank 0's store listens.
+    pub rendezvous: Option<Rendezvous>,
+    /// The held-out fold is evaluated.
+    pub evaluated: bool,
+}
+
+/// Where rank 0's store listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// Host.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// One rank of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankState {
+    /// Where it runs.
+    pub placement: Placement,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+/// How far a rank is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The worker is told to start it.
+    Starting,
+    /// Its process is known to have run. Not recorded: after a restart the worker's Hello says it again.
+    Started,
+    /// Its process is over.
+    Exited {
+        /// It finished its work and exited with code 0.
+        finished: bool,
+    },
+    /// Given up without a word from it.
+    Lost,
+}
+
+/// What the evaluation left in the artifact store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    /// Per-slice results.
+    pub evaluation: ArtifactRef,
+    /// Trained weights.
+    pub weights: Option<ArtifactRef>,
+    /// Predicted masks.
+    pub predictions: Option<ArtifactRef>,
+}
+
+impl Phase {
+    /// Whether the rank's process is over, as far as this attempt is concerned.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Exited { .. } | Self::Lost)
+    }
+}
+
+impl Gang {
+    /// The ranks that are not over.
+    pub fn live(&self) -> impl Iterator<Item = &RankState> {
+        self.ranks.iter().filter(|rank| !rank.phase.is_over())
+    }
+
+    /// Whether every rank finished its work.
+    pub fn all_finished(&self) -> bool {
+        self.ranks.iter().all(|rank| rank.phase == Phase::Exited { finished: true })
+    }
+
+    /// The state of a rank.
+    pub fn rank(&self, rank: Rank) -> Option<&RankState> {
+        self.ranks.get(rank.0 as usize)
+    }
+
+    /// Workers that hold a rank that is not over, each once, in order of rank.
+    pub fn live_workers(&self) -> Vec<WorkerId> {
+        let mut workers: Vec<WorkerId> = Vec::new();
+        for rank in self.live() {
+            if !workers.contains(&rank.placement.worker) {
+                workers.push(rank.placement.worker.clone());
+            }
+        }
+        workers
+    }
+}
+
+impl Trial {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: TrialState::Waiting { not_before_ms: 0 },
+            attempts: 0,
+            failures: 0,
+            last_failure: None,
+            latest: None,
+            previous: None,
+            outputs: None,
+            step: 0,
+        }
+    }
+
+    /// The ranks of its attempt, while it has one.
+    pub fn gang(&self) -> Option<&Gang> {
+        match &self.state {
+            TrialState::Running { gang } | TrialState::Stopping { gang, .. } => Some(gang),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn gang_mut(&mut self) -> Option<&mut Gang> {
+        match &mut self.state {
+            TrialState::Running { gang } | TrialState::Stopping { gang, .. } => Some(gang),
+            _ => None,
+        }
+    }
+
+    /// Where it stands, as people see it.
+    pub fn status(&self) -> TrialStatus {
+        match self.state {
+            TrialState::Waiting { .. } => TrialStatus::Waiting,
+            TrialState::Running { .. } => TrialStatus::Running,
+            TrialState::Stopping { .. } => TrialStatus::Stopping,
+            TrialState::Done => TrialStatus::Done,
+            TrialState::Failed { .. } => TrialStatus::Failed,
+            TrialState::Cancelled => TrialStatus::Cancelled,
+        }
+    }
+
+    /// Takes in a newer checkpoint. One that is not ahead of the newest replaces it: then the newest turned out
+    /// damaged and the attempt went on from the one before.
+    pub(crate) fn store_checkpoint(&mut self, checkpoint: CheckpointRef) {
+        self.step = checkpoint.step;
+        if self.previous.as_ref().is_some_and(|previous| previous.step >= checkpoint.step) {
+            self.previous = None;
+        }
+        match self.latest.take() {
+            Some(latest) if latest.step < checkpoint.step => self.previous = Some(latest),
+            _ => {}
+        }
+        self.latest = Some(checkpoint);
+    }
+
+    /// Every artifact that it still needs.
+    pub(crate) fn artifacts(&self) -> Vec<ArtifactRef> {
+        let gang = self.gang().into_iter().flat_map(|gang| [&gang.resume, &gang.fallback]);
+        let mut artifacts: Vec<ArtifactRef> = [&self.latest, &self.previous]
+            .into_iter()
+            .chain(gang)
+            .flatten()
+            .map(|checkpoint| checkpoint.artifact.clone())
+            .collect();
+        if let Some(outputs) = &self.outputs {
+            artifacts.push(outputs.evaluation.clone());
+            artifacts.extend(outputs.weights.clone());
+            artifacts.extend(outputs.predictions.clone());
+        }
+        artifacts
+    }
+}

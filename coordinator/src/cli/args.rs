@@ -1,0 +1,292 @@
+//! The arguments, as clap reads them. Wrong ones end with exit code 2 before anything is done.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs multi-task liver tumour studies on one machine or many, and turns the results into tables.
+#[derive(Debug, Parser)]
+#[command(name = "mtinet", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 the thing asked about is not so (a check or a study failed); 2 wrong \
+    usage or configuration; 3 the coordinator could not be reached or refused; 4 bad input data; 130 interrupted."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: schedule studies on the workers that join.
+    Coordinator(CoordinatorArgs),
+    /// Make, import, check and split data sets.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Write, submit, list, show and cancel studies.
+    #[command(subcommand)]
+    Study(StudyCommand),
+    /// Run a study file on this machine from start to report; again on the same file, go on where it stopped.
+    Run(RunArgs),
+    /// Show how studies, or the trials of one, stand.
+    Status(StatusArgs),
+    /// Show the workers and what their slots hold.
+    Workers(WorkersArgs),
+    /// Write the tables and figures' numbers of a study.
+    Report(ReportArgs),
+    /// See it all work: a synthetic data set, five folds, two arms, two workers, tables; within minutes on a CPU.
+    Demo(DemoArgs),
+}
+
+/// Where the coordinator is.
+#[derive(Clone, Debug, Args)]
+pub struct Server {
+    /// Address of the coordinator.
+    #[arg(
+        long = "coordinator",
+        value_name = "URL",
+        env = "MTINET_COORDINATOR",
+        default_value = "http://127.0.0.1:7077"
+    )]
+    pub url: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CoordinatorArgs {
+    /// Configuration file; `--show-config` prints the built-in one, which is the reference.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory for the event log and the artifacts; on a local disk.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Print the built-in configuration with all its keys and end.
+    #[arg(long)]
+    pub show_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Write a synthetic data set of dynamic contrast-enhanced liver MRI.
+    Phantom(PhantomArgs),
+    /// Take over existing data.
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Leak gate and quality report; exit code 1 where it fails.
+    Check(CheckArgs),
+    /// Split into folds by subject, stratified by class.
+    Split(SplitArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PhantomArgs {
+    /// Directory to write; must not exist or be empty.
+    pub dst: PathBuf,
+    /// Number of subjects.
+    #[arg(long, value_name = "N")]
+    pub subjects: Option<usize>,
+    /// Height and width of a slice in pixels.
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+    /// Seed: the same options and seed give the same bytes.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// nnU-Net v2 raw: `DatasetNNN_NAME/{dataset.json, imagesTr, labelsTr}` and a `cases.csv` (case,subject,class).
+    Nnunet(NnunetArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NnunetArgs {
+    /// The directory with `dataset.json`.
+    pub src: PathBuf,
+    /// Directory to write; must not exist or be empty.
+    pub dst: PathBuf,
+    /// CSV with case, subject and class; by default `cases.csv` in SRC.
+    #[arg(long, value_name = "FILE")]
+    pub cases: Option<PathBuf>,
+    /// Refer to the volumes where they are instead of copying them.
+    #[arg(long)]
+    pub link: bool,
+    /// Name of the data set; by default that of SRC.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Labels of `dataset.json` that are tumour, separated by commas; the others become background.
+    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
+    pub tumour_labels: Option<Vec<String>>,
+    /// Number of folds to split into.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub folds: usize,
+    /// Seed of the split.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Directory with `dataset.toml`.
+    pub dataset: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SplitArgs {
+    /// Directory with `dataset.toml`.
+    pub dataset: PathBuf,
+    /// Number of folds.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub folds: usize,
+    /// Seed: the same data set and seed give the same folds.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StudyCommand {
+    /// Print a commented study file.
+    Init(InitArgs),
+    /// Check a study file and its data set and hand them to the coordinator; prints the study's number.
+    Submit(SubmitArgs),
+    /// List all studies.
+    List(ListArgs),
+    /// Show a study: what was asked for and how each trial stands.
+    Show(ShowArgs),
+    /// End a study; trials that run stop at a step boundary.
+    Cancel(CancelArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// What to start from.
+    #[arg(long, value_enum, default_value_t = Preset::Smoke)]
+    pub preset: Preset,
+    /// Directory of the data set to name in the file.
+    #[arg(long, value_name = "DIR", default_value = "data/liver")]
+    pub dataset: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// Small networks and few epochs: does everything work here?
+    Smoke,
+    /// The paper's settings, for every arm that is available.
+    Paper,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The study file.
+    pub file: PathBuf,
+    /// Wait for the study's end and show its progress; exit code 1 where it does not complete.
+    #[arg(long)]
+    pub wait: bool,
+    /// Print one JSON document instead of the bare number.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Number or name of the study; of several with one name, the newest.
+    pub study: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// Number or name of the study; of several with one name, the newest.
+    pub study: String,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The study file.
+    pub file: PathBuf,
+    /// Worker agents to start.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub workers: u32,
+    /// Devices of each worker, as `mtinet-worker --devices` takes them: auto, cpu:4, cuda:0,cuda:1. By default
+    /// CUDA devices where there are any, else one CPU slot per core, shared among the workers.
+    #[arg(long, value_name = "DEVICES")]
+    pub devices: Option<String>,
+    /// Run directory; by default `runs/NAME`.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Number or name of a study; all studies where absent.
+    pub study: Option<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkersArgs {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Number or name of the study; of several with one name, the newest.
+    pub study: String,
+    /// Directory to write.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Also write the predicted masks, as ARM/FOLD/SEED/CASE.nii.gz below this directory.
+    #[arg(long, value_name = "DIR")]
+    pub predictions: Option<PathBuf>,
+    /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run directory.
+    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    pub out: PathBuf,
+}

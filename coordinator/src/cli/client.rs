@@ -1,0 +1,147 @@
+//! The coordinator as the commands see it: domain types in and out, [`CliError`] when it does not answer.
+
+use std::path::Path;
+
+use mtinet_domain::event::{Event, Recorded};
+use mtinet_domain::trial::{ArtifactRef, DatasetRef};
+use mtinet_domain::{StudyId, StudySpec};
+use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_proto::v1::client_client::ClientClient;
+use mtinet_proto::v1::get_study_request::Which;
+use mtinet_proto::v1::{
+    CancelStudyRequest, GetArtifactRequest, GetServerInfoRequest, GetStudyRequest, ListStudiesRequest,
+    ListWorkersRequest, RecordedEvent, StreamEventsRequest, Study, StudySummary, SubmitStudyRequest,
+    WorkerState,
+};
+use mtinet_runtime::convert::ToProto as _;
+use mtinet_runtime::{artifacts, net};
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::error::CliError;
+
+/// A connection to a coordinator that speaks our protocol version. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    client: ClientClient<Channel>,
+    url: String,
+}
+
+impl Coordinator {
+    /// Connects and compares versions.
+    ///
+    /// # Errors
+    /// Exit code 3 where nothing answers or the versions differ, 2 where `url` is no address.
+    pub async fn connect(url: &str) -> Result<Self, CliError> {
+        let mut client = net::client_client(net::connect(url).await?);
+        let request = GetServerInfoRequest { protocol_version: PROTOCOL_VERSION };
+        let info = client.get_server_info(request).await?.into_inner();
+        if info.protocol_version != PROTOCOL_VERSION {
+            return Err(CliError::Coordinator(format!(
+                "the coordinator at {url} (mtinet {}) speaks protocol version {}, this mtinet {} speaks {}; use the \
+                 same release on both sides",
+                info.software_version,
+                info.protocol_version,
+                env!("CARGO_PKG_VERSION"),
+                PROTOCOL_VERSION,
+            )));
+        }
+        Ok(Self { client, url: url.to_owned() })
+    }
+
+    /// The address it was reached at.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Hands a study over.
+    pub async fn submit(&mut self, spec: &StudySpec, dataset: &DatasetRef) -> Result<StudyId, CliError> {
+        let request = SubmitStudyRequest {
+            protocol_version: PROTOCOL_VERSION,
+            spec_json: spec.to_json(),
+            dataset: Some(dataset.to_proto()),
+        };
+        Ok(StudyId(self.client.submit_study(request).await?.into_inner().study))
+    }
+
+    /// All studies, as the coordinator orders them.
+    pub async fn studies(&mut self) -> Result<Vec<StudySummary>, CliError> {
+        Ok(self.client.list_studies(ListStudiesRequest {}).await?.into_inner().studies)
+    }
+
+    /// The study of this number, or the newest of this name.
+    pub async fn study(&mut self, which: &str) -> Result<Study, CliError> {
+        let which = which.parse().map_or_else(|_| Which::Name(which.to_owned()), Which::Study);
+        Ok(self.client.get_study(GetStudyRequest { which: Some(which) }).await?.into_inner())
+    }
+
+    /// The number of a study given by number or name.
+    pub async fn study_id(&mut self, which: &str) -> Result<StudyId, CliError> {
+        let study = self.study(which).await?;
+        study
+            .summary
+            .map(|summary| StudyId(summary.study))
+            .ok_or_else(|| makes_no_sense("a study without a number"))
+    }
+
+    /// Ends a study.
+    pub async fn cancel(&mut self, study: StudyId) -> Result<(), CliError> {
+        self.client.cancel_study(CancelStudyRequest { study: study.0 }).await?;
+        Ok(())
+    }
+
+    /// All workers that it knows.
+    pub async fn workers(&mut self) -> Result<Vec<WorkerState>, CliError> {
+        Ok(self.client.list_workers(ListWorkersRequest {}).await?.into_inner().workers)
+    }
+
+    /// Events after a number; with `follow` also those to come.
+    pub async fn events(&mut self, study: StudyId, after: u64, follow: bool) -> Result<Events, CliError> {
+        let request = StreamEventsRequest { study: study.0, after, follow };
+        Ok(Events { stream: self.client.stream_events(request).await?.into_inner() })
+    }
+
+    /// A small artifact in memory, checked against its hash.
+    pub async fn artifact(&mut self, artifact: &ArtifactRef) -> Result<Vec<u8>, CliError> {
+        let request = GetArtifactRequest { blake3: artifact.blake3.clone() };
+        let mut stream = self.client.get_artifact(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.message().await? {
+            bytes.extend_from_slice(&chunk.data);
+            if bytes.len() as u64 > artifact.bytes {
+                break;
+            }
+        }
+        if blake3::hash(&bytes).to_hex().as_str() != artifact.blake3 {
+            return Err(makes_no_sense(&format!("artifact {} with other content", artifact.blake3)));
+        }
+        Ok(bytes)
+    }
+
+    /// An artifact as a file, checked; the file is whole or not there.
+    pub async fn artifact_to(&mut self, artifact: &ArtifactRef, dest: &Path) -> Result<(), CliError> {
+        let request = GetArtifactRequest { blake3: artifact.blake3.clone() };
+        let stream = self.client.get_artifact(request).await?.into_inner();
+        Ok(artifacts::fetch_to(stream, artifact, dest).await?)
+    }
+}
+
+/// Events as they come in.
+pub struct Events {
+    stream: Streaming<RecordedEvent>,
+}
+
+impl Events {
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Result<Option<Recorded>, CliError> {
+        let Some(event) = self.stream.message().await? else { return Ok(None) };
+        let RecordedEvent { study, seq, time_ms, json, .. } = event;
+        let event: Event = serde_json::from_str(&json)
+            .map_err(|error| makes_no_sense(&format!("event {seq} of study {study} ({error})")))?;
+        Ok(Some(Recorded { study: StudyId(study), seq, time_ms, event }))
+    }
+}
+
+pub fn makes_no_sense(what: &str) -> CliError {
+    CliError::Coordinator(format!("the coordinator sent {what}; is it of another release?"))
+}

@@ -1,0 +1,126 @@
+//! `mtinet coordinator`: the server, configured in layers.
+
+use std::path::PathBuf;
+
+use mtinet_domain::spec::Seconds;
+use mtinet_runtime::config::Layers;
+use mtinet_runtime::shutdown::Shutdown;
+use mtinet_runtime::{net, telemetry};
+use serde::Deserialize;
+
+use super::args::CoordinatorArgs;
+use super::error::CliError;
+use super::output;
+use crate::server::{self, ServerOptions};
+
+/// Every key with its default and a comment: the reference of the coordinator's configuration.
+const DEFAULTS: &str = include_str!("coordinator.toml");
+
+#[derive(Debug, Deserialize)]
+struct Settings {
+    coordinator: Section,
+}
+
+#[derive(Debug, Deserialize)]
+struct Section {
+    listen: String,
+    data_dir: PathBuf,
+    lease: Seconds,
+    heartbeat: Seconds,
+    adoption_grace: Seconds,
+    cancel_grace: Seconds,
+    log: Log,
+}
+
+impl Section {
+    fn options(&self) -> ServerOptions {
+        ServerOptions {
+            lease_ms: milliseconds(self.lease).into(),
+            heartbeat_ms: milliseconds(self.heartbeat).max(1),
+            adoption_grace_ms: milliseconds(self.adoption_grace).into(),
+            cancel_grace_ms: milliseconds(self.cancel_grace),
+            ..ServerOptions::new(&self.data_dir)
+        }
+    }
+}
+
+fn milliseconds(seconds: Seconds) -> u32 {
+    u32::try_from(seconds.as_duration().as_millis()).unwrap_or(u32::MAX)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Log {
+    Text,
+    Json,
+}
+
+pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
+    if args.show_config {
+        output::print_raw(DEFAULTS);
+        return Ok(());
+    }
+    let settings = load(&args, Layers::new(DEFAULTS))?.coordinator;
+    telemetry::init(telemetry::Options { json: settings.log == Log::Json, ..telemetry::Options::default() })?;
+    let listener = net::bind(&settings.listen).await?;
+    let shutdown =
+        Shutdown::on_signals().map_err(|error| CliError::failed("cannot listen for signals", &error))?;
+    if let Ok(address) = listener.local_addr() {
+        // On standard output for whoever started it with port 0.
+        output::print(format_args!("listening on http://{address}"));
+    }
+    server::serve(settings.options(), listener, shutdown.clone().into_requested())
+        .await
+        .map_err(|error| CliError::failed("the coordinator ended", &error))?;
+    match shutdown.exit_code() {
+        0 => Ok(()),
+        _ => Err(CliError::Interrupted),
+    }
+}
+
+fn load(args: &CoordinatorArgs, layers: Layers) -> Result<Settings, CliError> {
+    let data_dir = args.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let settings = layers
+        .file(args.config.as_deref())
+        .flag("--listen", "coordinator.listen", args.listen.clone())
+        .flag("--data-dir", "coordinator.data_dir", data_dir)
+        .load()?;
+    Ok(settings)
+}
+
+/// Logging of a command that is no server.
+pub fn log_to_stderr(default_filter: &str) -> Result<(), CliError> {
+    Ok(telemetry::init(telemetry::Options { default_filter, json: false })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments() -> CoordinatorArgs {
+        CoordinatorArgs { config: None, data_dir: None, listen: None, show_config: false }
+    }
+
+    #[test]
+    fn the_reference_file_is_complete_and_flags_win() {
+        let layers = || Layers::new(DEFAULTS).environment(Vec::new());
+        let settings = load(&arguments(), layers()).unwrap().coordinator;
+        assert_eq!((settings.listen.as_str(), settings.log), ("127.0.0.1:7077", Log::Text));
+        assert_eq!(settings.options(), ServerOptions::new("mtinet-data"), "the file tells the true defaults");
+        let flags = CoordinatorArgs { listen: Some("0.0.0.0:1".into()), ..arguments() };
+        let variables = vec![
+            ("MTINET_COORDINATOR__LISTEN".to_owned(), "0.0.0.0:2".to_owned()),
+            ("MTINET_COORDINATOR__DATA_DIR".to_owned(), "/srv/x".to_owned()),
+        ];
+        let settings = load(&flags, layers().environment(variables)).unwrap().coordinator;
+        assert_eq!((settings.listen.as_str(), settings.data_dir), ("0.0.0.0:1", PathBuf::from("/srv/x")));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_path() {
+        let variables = vec![("MTINET_COORDINATOR__PORT".to_owned(), "1".to_owned())];
+        let error = load(&arguments(), Layers::new(DEFAULTS).environment(variables)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("coordinator.port"), "{error}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Fetches what a report needs from a coordinator.
+
+use mtinet_domain::StudyId;
+use mtinet_domain::evaluation::TrialEvaluation;
+
+use super::client::{Coordinator, makes_no_sense};
+use super::error::CliError;
+use crate::report::{StudyResults, TrialOutcome};
+
+/// Folds a study's events and fetches the evaluations of its finished trials.
+///
+/// # Errors
+/// Exit code 3 where the coordinator does not answer or an evaluation is not readable.
+pub async fn results(coordinator: &mut Coordinator, study: StudyId) -> Result<StudyResults, CliError> {
+    let mut stream = coordinator.events(study, 0, false).await?;
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await? {
+        events.push(event);
+    }
+    let mut results = StudyResults::from_events(&events)?;
+    for place in 0..results.trials.len() {
+        let trial = &results.trials[place];
+        let (TrialOutcome::Done(evaluated), key) = (&trial.outcome, trial.key) else { continue };
+        let bytes = coordinator.artifact(&evaluated.evaluation).await?;
+        let evaluation: TrialEvaluation = serde_json::from_slice(&bytes).map_err(|error| {
+            makes_no_sense(&format!("an evaluation of {key} that cannot be read ({error})"))
+        })?;
+        results.set_evaluation(key, evaluation);
+    }
+    Ok(results)
+}

@@ -1,0 +1,61 @@
+//! The command line of `mtinet`: parses arguments, asks the coordinator or works on this machine, prints answers.
+//!
+//! Answers go to standard output, everything said to a person to standard error. It decides nothing about
+//! scheduling: that is the server's core.
+
+mod args;
+mod client;
+mod coordinator;
+mod data;
+mod demo;
+mod error;
+mod follow;
+mod gather;
+mod interrupt;
+mod output;
+mod predictions;
+mod prepare;
+mod presets;
+mod progress;
+mod report;
+mod run;
+mod run_dir;
+mod status;
+mod study;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::args::{Cli, Command};
+pub use self::error::CliError;
+
+/// The whole program: parses the arguments, runs the command, tells what went wrong, gives the exit code
+/// (DESIGN.md 4.2).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CliError::failed("could not start the async runtime", &error).report(),
+    };
+    let result = runtime.block_on(dispatch(cli.command));
+    // A blocked thread (reading a data set, say) must not hold up the end after an interrupt.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Data(command) => data::run(command).await,
+        Command::Study(command) => study::run(command).await,
+        Command::Run(args) => run::run(args).await,
+        Command::Status(args) => status::status(args).await,
+        Command::Workers(args) => status::workers(args).await,
+        Command::Report(args) => report::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+    }
+}

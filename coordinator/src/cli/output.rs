@@ -1,0 +1,77 @@
+//! Answers on standard output, words on standard error. A reader that goes away (`| head`) is no error.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{ContentArrangement, Table};
+use serde_json::Value;
+
+/// Prints an answer and a line feed.
+pub fn print(answer: impl Display) {
+    print_raw(format_args!("{answer}\n"));
+}
+
+/// Prints an answer as it is.
+pub fn print_raw(answer: impl Display) {
+    let mut out = std::io::stdout().lock();
+    // A closed pipe means that nobody wants the rest; there is nobody to tell either.
+    let _ = write!(out, "{answer}").and_then(|()| out.flush());
+}
+
+/// Prints the one JSON document of `--json`.
+pub fn print_json(document: &Value) {
+    print(format_args!("{document:#}"));
+}
+
+/// Says something to a person.
+pub fn say(words: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{words}");
+}
+
+/// A table for people.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    table
+}
+
+/// Milliseconds since the Unix epoch as a time in UTC.
+pub fn utc(milliseconds: u64) -> String {
+    i64::try_from(milliseconds).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map_or_else(
+        || format!("{milliseconds} ms"),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
+}
+
+/// A span as a person says it: `45 s`, `3 min 20 s`, `2 h 05 min`.
+pub fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_say_them() {
+        assert_eq!(span(-1.0), "0 s");
+        assert_eq!(span(59.4), "59 s");
+        assert_eq!(span(200.0), "3 min 20 s");
+        assert_eq!(span(7500.0), "2 h 05 min");
+    }
+
+    #[test]
+    fn times_are_utc() {
+        assert_eq!(utc(1_700_000_000_000), "2023-11-14 22:13:20 UTC");
+    }
+}

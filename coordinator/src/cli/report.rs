@@ -1,0 +1,54 @@
+//! `mtinet report`: the files of a study's report, from a coordinator or from its data directory.
+
+use std::path::{Path, PathBuf};
+
+use super::args::ReportArgs;
+use super::client::Coordinator;
+use super::error::CliError;
+use super::run::Embedded;
+use super::{gather, output, predictions};
+use crate::report;
+use crate::server::ServerOptions;
+
+pub async fn run(args: ReportArgs) -> Result<(), CliError> {
+    let Some(directory) = &args.data_dir else {
+        let mut coordinator = Coordinator::connect(&args.server.url).await?;
+        return write(&mut coordinator, &args).await;
+    };
+    super::coordinator::log_to_stderr("warn")?;
+    let mut embedded = Embedded::start(ServerOptions::new(data_directory(directory)?)).await?;
+    let mut coordinator = embedded.connect().await?;
+    let written = write(&mut coordinator, &args).await;
+    embedded.stop().await?;
+    written
+}
+
+/// A run's directory holds its coordinator's data below it.
+fn data_directory(given: &Path) -> Result<PathBuf, CliError> {
+    let below = given.join("coordinator");
+    let directory = if below.is_dir() { below } else { given.to_owned() };
+    // A server would make a missing directory, and an empty one has no studies.
+    let filled = std::fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_some());
+    if filled {
+        Ok(directory)
+    } else {
+        Err(CliError::Usage(format!(
+            "{} is not a coordinator's data directory or a run's directory; give the DIR of `mtinet coordinator \
+             --data-dir DIR` or runs/NAME",
+            given.display()
+        )))
+    }
+}
+
+async fn write(coordinator: &mut Coordinator, args: &ReportArgs) -> Result<(), CliError> {
+    let study = coordinator.study_id(&args.study).await?;
+    let results = gather::results(coordinator, study).await?;
+    if let Some(directory) = &args.predictions {
+        predictions::fetch(coordinator, &results, directory).await?;
+    }
+    let files = report::write(&results, &args.out)?;
+    for name in &files.names {
+        output::print(files.directory.join(name).display());
+    }
+    if results.is_complete() { Ok(()) } else { Err(super::run::incomplete(&results)) }
+}

@@ -1,0 +1,85 @@
+//! A coordinator inside this process, on a free port of the loopback interface.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use mtinet_runtime::net;
+use mtinet_runtime::telemetry::FILTER_VARIABLE;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::client::Coordinator;
+use crate::cli::error::CliError;
+use crate::server::{self, ServerOptions};
+
+/// The running server; [`Embedded::stop`] ends it in order.
+pub struct Embedded {
+    url: String,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<Result<(), CliError>>>,
+}
+
+impl Embedded {
+    /// Serves a data directory.
+    ///
+    /// # Errors
+    /// Where no port of the loopback interface can be had.
+    pub async fn start(options: ServerOptions) -> Result<Self, CliError> {
+        let listener = net::bind("127.0.0.1:0").await?;
+        let address =
+            listener.local_addr().map_err(|error| CliError::failed("cannot tell the port", &error))?;
+        let stop = CancellationToken::new();
+        let shutdown = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(async move {
+            let served = server::serve(options, listener, shutdown).await;
+            served.map_err(|error| CliError::failed("the coordinator ended", &error))
+        });
+        Ok(Self { url: format!("http://{address}"), stop, serving: Some(serving) })
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// The server's own error where it ended at once, for example because its data directory is in use.
+    pub async fn connect(&mut self) -> Result<Coordinator, CliError> {
+        match Coordinator::connect(&self.url).await {
+            Ok(coordinator) => Ok(coordinator),
+            Err(error) => {
+                self.stop().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it and waits until all is written.
+    ///
+    /// # Errors
+    /// What it ended with.
+    pub async fn stop(&mut self) -> Result<(), CliError> {
+        self.stop.cancel();
+        match self.serving.take() {
+            Some(serving) => serving
+                .await
+                .unwrap_or_else(|error| Err(CliError::failed("the coordinator broke off", &error))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sends this process's log lines to a file: standard error belongs to the progress display.
+///
+/// # Errors
+/// Where the file cannot be opened or `MTINET_LOG` is no filter.
+pub fn log_to_file(path: &Path) -> Result<(), CliError> {
+    let refused = |error| CliError::failed(format_args!("cannot write {}", path.display()), &error);
+    let file = std::fs::File::options().create(true).append(true).open(path).map_err(refused)?;
+    let filter = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
+    let filter = EnvFilter::try_new(filter.as_deref().unwrap_or("info"))
+        .map_err(|error| CliError::Usage(format!("{FILTER_VARIABLE}: {error}")))?;
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file));
+    // Only a test runs two commands in one process; the first one's log then serves both.
+    let _ = subscriber.try_init();
+    Ok(())
+}

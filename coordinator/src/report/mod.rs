@@ -1,0 +1,20 @@
+//! The report of a study: the paper's tables, a summary for programs, and every number behind them as CSV.
+//!
+//! [`StudyResults`] is folded from the study's events and evaluations without any IO; [`write`] turns it into
+//! files. Fetching events and evaluations from a coordinator is the command line's work. Statistical comparisons
+//! between arms are not made here yet.
+
+mod aggregate;
+mod csv_files;
+mod results;
+mod summary;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use aggregate::{Aggregate, Cell, Gap, Metric};
+pub use results::{ResultsError, StudyResults, TrialOutcome, TrialResult};
+pub use summary::summary_json;
+pub use tables::{tables_markdown, tables_terminal};
+pub use write::{ReportFiles, WriteError, write, write_atomically};

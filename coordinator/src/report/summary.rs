@@ -1,0 +1,155 @@
+//! `summary.json`: the study's figures for programs (DESIGN.md 4.4).
+
+use mtinet_domain::Arm;
+use mtinet_domain::metrics::{MeanStd, mean};
+use serde_json::{Map, Value, json};
+
+use super::aggregate::{Aggregate, Cell, Metric, pooled, pooled_subjects};
+use super::results::{StudyResults, TrialResult};
+
+/// The metrics that `mean` and `std` hold, by their names.
+const METRICS: [(&str, Metric); 8] = [
+    ("dsc", Metric::Dsc),
+    ("iou", Metric::Iou),
+    ("mae", Metric::Mae),
+    ("accuracy", Metric::Accuracy),
+    ("subject_accuracy", Metric::SubjectAccuracy),
+    ("tim_mae", Metric::TimMae),
+    ("healthy_fp_rate", Metric::HealthyRate),
+    ("healthy_fp_pixels", Metric::HealthyPixels),
+];
+
+/// The document. `mean` and `std` of an arm are null where a trial is missing; what there is then stands under
+/// `partial`, so that no program takes it for the whole by accident. Deviations are sample deviations over folds.
+pub fn summary_json(results: &StudyResults) -> Value {
+    json!({
+        "study": results.spec.name,
+        "study_id": results.study.0,
+        "dataset": results.dataset.name,
+        "dataset_hash": results.dataset.hash,
+        "spec_hash": results.spec_hash,
+        "complete": results.is_complete(),
+        "outcome": results.outcome,
+        "submitted_ms": results.submitted_ms,
+        "finished_ms": results.finished_ms,
+        "phases": results.dataset.phases,
+        "classes": results.dataset.classes,
+        "folds": results.spec.folds.indices(),
+        "seeds": results.spec.seeds,
+        "software_version": env!("CARGO_PKG_VERSION"),
+        "arms": results.spec.arms.iter().map(|&arm| arm_json(results, arm)).collect::<Vec<_>>(),
+        "reference": reference_json(results),
+        "comparisons": [],
+    })
+}
+
+fn arm_json(results: &StudyResults, arm: Arm) -> Value {
+    let cells: Vec<(&str, Cell)> =
+        METRICS.iter().map(|&(name, metric)| (name, Cell::of(results, arm, metric))).collect();
+    let complete = results.of_arm(arm).all(|trial| trial.summary().is_some());
+    let missing: Vec<Value> =
+        results.of_arm(arm).filter(|trial| trial.summary().is_none()).map(gap_json).collect();
+    let mut document = json!({
+        "arm": arm.name(),
+        "label": arm.label(),
+        "complete": complete,
+        "missing": missing,
+        "trials": results.of_arm(arm).map(trial_json).collect::<Vec<_>>(),
+        "mean": figures(&cells, Aggregate::is_complete, |stats| Some(stats.mean)),
+        "std": figures(&cells, Aggregate::is_complete, |stats| stats.std),
+        "n_folds": complete.then(|| results.spec.folds.indices().len()),
+        "pooled": {
+            "slices": pooled_json(results, arm, pooled),
+            "subjects": pooled_json(results, arm, pooled_subjects),
+        },
+    });
+    if !complete {
+        document["partial"] = json!({
+            "mean": figures(&cells, |_| true, |stats| Some(stats.mean)),
+            "std": figures(&cells, |_| true, |stats| stats.std),
+            "n_folds": figures(&cells, |_| true, |stats| Some(stats.n as f64)),
+        });
+    }
+    document
+}
+
+fn gap_json(trial: &TrialResult) -> Value {
+    json!({
+        "trial": trial.key.to_string(),
+        "status": trial.outcome.word(),
+        "reason": trial.outcome.reason(),
+    })
+}
+
+fn trial_json(trial: &TrialResult) -> Value {
+    let summary = trial.summary();
+    let metric = |metric: Metric| summary.and_then(|summary| metric.of(summary));
+    json!({
+        "trial": trial.key.to_string(),
+        "fold": trial.key.fold,
+        "seed": trial.key.seed,
+        "status": trial.outcome.word(),
+        "attempts": trial.attempts,
+        "dsc": metric(Metric::Dsc),
+        "iou": metric(Metric::Iou),
+        "mae": metric(Metric::Mae),
+        "mae_phases": summary.and_then(|summary| summary.mae_phases.clone()),
+        "tim_mae": metric(Metric::TimMae),
+        "accuracy": metric(Metric::Accuracy),
+        "subject_accuracy": metric(Metric::SubjectAccuracy),
+        "confusion": summary.and_then(|summary| summary.confusion.clone()),
+        "healthy_fp_rate": metric(Metric::HealthyRate),
+        "healthy_fp_pixels": metric(Metric::HealthyPixels),
+        "n_slices": summary.map(|summary| summary.n_slices),
+        "n_healthy_slices": summary.map(|summary| summary.n_healthy_slices),
+        "n_subjects": summary.map(|summary| summary.n_subjects),
+        "reference": summary.and_then(|summary| summary.reference),
+    })
+}
+
+fn figures(
+    cells: &[(&str, Cell)],
+    counts: impl Fn(&Aggregate) -> bool,
+    figure: impl Fn(MeanStd) -> Option<f64>,
+) -> Map<String, Value> {
+    cells
+        .iter()
+        .map(|(name, cell)| {
+            let stats =
+                cell.value().filter(|aggregate| counts(aggregate)).and_then(|aggregate| aggregate.over_folds);
+            ((*name).to_owned(), json!(stats.and_then(&figure)))
+        })
+        .collect()
+}
+
+fn pooled_json(
+    results: &StudyResults,
+    arm: Arm,
+    pool: impl Fn(&StudyResults, Arm, Metric) -> Option<MeanStd>,
+) -> Map<String, Value> {
+    let pooled =
+        [("dsc", Metric::Dsc), ("iou", Metric::Iou), ("mae", Metric::Mae), ("accuracy", Metric::Accuracy)];
+    pooled.into_iter().map(|(name, metric)| (name.to_owned(), json!(pool(results, arm, metric)))).collect()
+}
+
+fn reference_json(results: &StudyResults) -> Value {
+    let lines = results.reference_lines();
+    let complete = results.spec.folds.indices().iter().all(|fold| lines.contains_key(fold));
+    let over = |value: fn(&mtinet_domain::evaluation::ReferenceLines) -> f64| {
+        mean(lines.values().map(value)).filter(|_| complete)
+    };
+    json!({
+        "best_constant_mae": over(|lines| lines.best_constant_mae),
+        "class_median_mae": over(|lines| lines.class_median_mae),
+        "folds": lines
+            .iter()
+            .map(|(fold, lines)| {
+                json!({
+                    "fold": fold,
+                    "best_constant_mae": lines.best_constant_mae,
+                    "class_median_mae": lines.class_median_mae,
+                })
+            })
+            .collect::<Vec<_>>(),
+    })
+}

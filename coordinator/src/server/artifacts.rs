@@ -1,0 +1,174 @@
+//! Files named by their content: checkpoints, weights, evaluations, predictions.
+//!
+//! An object appears under its name only when it is whole and its hash is checked, and never changes then.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use mtinet_domain::trial::ArtifactRef;
+use mtinet_proto::CHUNK_BYTES;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use tonic::Status;
+
+use super::error::ServerError;
+
+/// Parts of an upload; the smallest that every cloud store takes is 5 MiB.
+const PART_BYTES: usize = 5 << 20;
+
+/// The artifact store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Artifacts {
+    /// The store in a local directory, which is made where it is missing.
+    ///
+    /// # Errors
+    /// A directory that cannot be made.
+    pub fn local(dir: &FilePath) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Artifacts { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir)
+            .map_err(|source| ServerError::DataDir { path: dir.to_owned(), source })?;
+        let store = LocalFileSystem::new_with_prefix(dir).map_err(failed)?.with_fsync(true);
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Begins to take in a file.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn put(&self, artifact: ArtifactRef) -> Result<Incoming, Status> {
+        let upload = self
+            .store
+            .put_multipart(&key(&artifact.blake3))
+            .await
+            .map_err(failed("store", &artifact.blake3))?;
+        Ok(Incoming { artifact, upload, hasher: blake3::Hasher::new(), part: BytesMut::new() })
+    }
+
+    /// Length of a stored file in bytes.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` in words.
+    pub async fn size(&self, hash: &str) -> Result<u64, Status> {
+        match self.store.head(&key(hash)).await {
+            Ok(meta) => Ok(meta.size),
+            Err(object_store::Error::NotFound { .. }) => Err(Status::not_found(format!(
+                "artifact {hash} is not in the store; a checkpoint goes when it is superseded or its trial is done"
+            ))),
+            Err(error) => Err(failed("read", hash)(error)),
+        }
+    }
+
+    /// The chunk of a stored file that begins at `from`, at most [`CHUNK_BYTES`] long.
+    ///
+    /// # Errors
+    /// A store that does not answer, or a file that is gone meanwhile.
+    pub async fn chunk(&self, hash: &str, from: u64, size: u64) -> Result<Bytes, Status> {
+        let end = size.min(from + CHUNK_BYTES as u64);
+        self.store.get_range(&key(hash), from..end).await.map_err(failed("read", hash))
+    }
+
+    /// Deletes files that nothing refers to. One that stays costs only disk, so a failure is only logged.
+    pub async fn discard(&self, artifacts: Vec<ArtifactRef>) {
+        for artifact in artifacts {
+            match self.store.delete(&key(&artifact.blake3)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, artifact = artifact.blake3, "could not delete an artifact");
+                }
+            }
+        }
+    }
+}
+
+/// A file on its way in. Dropping it leaves nothing under its name.
+#[derive(Debug)]
+pub struct Incoming {
+    artifact: ArtifactRef,
+    upload: Box<dyn MultipartUpload>,
+    hasher: blake3::Hasher,
+    part: BytesMut,
+}
+
+impl Incoming {
+    /// Takes in the next bytes.
+    ///
+    /// # Errors
+    /// More bytes than announced, a full disk.
+    pub async fn write(&mut self, data: &[u8]) -> Result<(), Status> {
+        self.hasher.update(data);
+        if self.hasher.count() > self.artifact.bytes {
+            let problem = format!("more than the announced {} bytes arrived", self.artifact.bytes);
+            return Err(self.refuse(&problem).await);
+        }
+        self.part.extend_from_slice(data);
+        if self.part.len() >= PART_BYTES { self.send_part().await } else { Ok(()) }
+    }
+
+    /// Checks length and hash, and makes the file appear.
+    ///
+    /// # Errors
+    /// Another content than announced.
+    pub async fn finish(mut self) -> Result<ArtifactRef, Status> {
+        let (bytes, hash) = (self.hasher.count(), self.hasher.finalize().to_hex());
+        if bytes != self.artifact.bytes {
+            let problem = format!("{bytes} bytes arrived instead of {}", self.artifact.bytes);
+            return Err(self.refuse(&problem).await);
+        }
+        if hash.as_str() != self.artifact.blake3 {
+            return Err(self.refuse(&format!("the content has the hash {hash}")).await);
+        }
+        self.send_part().await?;
+        match self.upload.complete().await {
+            Ok(_) => Ok(self.artifact),
+            Err(error) => Err(failed("store", &self.artifact.blake3)(error)),
+        }
+    }
+
+    /// Gives the upload up, for example because its sender broke off.
+    pub async fn abort(mut self) {
+        self.clean().await;
+    }
+
+    async fn send_part(&mut self) -> Result<(), Status> {
+        let part = self.part.split().freeze();
+        if let Err(error) = self.upload.put_part(PutPayload::from_bytes(part)).await {
+            let status = failed("store", &self.artifact.blake3)(error);
+            self.clean().await;
+            return Err(status);
+        }
+        Ok(())
+    }
+
+    async fn refuse(&mut self, problem: &str) -> Status {
+        self.clean().await;
+        Status::invalid_argument(format!(
+            "artifact {} is damaged: {problem}; send it again",
+            self.artifact.blake3
+        ))
+    }
+
+    async fn clean(&mut self) {
+        if let Err(error) = self.upload.abort().await {
+            tracing::debug!(%error, artifact = self.artifact.blake3, "could not remove an unfinished upload");
+        }
+    }
+}
+
+/// Two digits of the hash as a directory keep directories small.
+fn key(hash: &str) -> Path {
+    Path::from_iter([hash.get(..2).unwrap_or("short"), hash])
+}
+
+fn failed(doing: &'static str, hash: &str) -> impl FnOnce(object_store::Error) -> Status {
+    let hash = hash.to_owned();
+    move |error| {
+        tracing::error!(%error, artifact = hash, "could not {doing} an artifact");
+        Status::unavailable(format!("the artifact store could not {doing} {hash}: {error}"))
+    }
+}

@@ -1,0 +1,130 @@
+//! Between the wire's messages and the scheduler's types, on top of `mtinet_runtime::convert`.
+
+use mtinet_core::{Command, Fact, Hello, Report, RunningRank, Slot};
+use mtinet_domain::event::MetricRecord;
+use mtinet_domain::{Rank, SlotIndex};
+use mtinet_proto::v1::{self, coordinator_message, report};
+use mtinet_runtime::convert::{ConvertError, FromProto, RankExit, ToProto, optional, required};
+
+/// Longest host name that DNS knows.
+const MAX_HOST_BYTES: usize = 253;
+
+pub fn hello(hello: v1::Hello) -> Result<Hello, ConvertError> {
+    let slot = |slot| {
+        let (index, device) = FromProto::from_proto(slot)?;
+        Ok(Slot { index, device })
+    };
+    let running = |rank: v1::RunningRank| {
+        Ok(RunningRank {
+            attempt: required("attempt", rank.attempt)?,
+            rank: Rank(rank.rank),
+            slot: SlotIndex(rank.slot),
+            exited: rank.exited,
+        })
+    };
+    Ok(Hello {
+        worker: required("worker_id", Some(hello.worker_id))?,
+        name: hello.name,
+        slots: all("slots", hello.slots, slot)?,
+        running: all("running", hello.running, running)?,
+    })
+}
+
+pub fn report(report: v1::Report) -> Result<Report, ConvertError> {
+    let fact = report.fact.ok_or_else(|| ConvertError::new("fact", "is missing"))?;
+    // The log counts in signed numbers.
+    if report.seq == 0 || i64::try_from(report.seq).is_err() {
+        return Err(ConvertError::new("seq", "reports are numbered from 1"));
+    }
+    Ok(Report {
+        seq: report.seq,
+        attempt: required("attempt", report.attempt)?,
+        rank: Rank(report.rank),
+        fact: self::fact(fact)?,
+    })
+}
+
+fn fact(fact: report::Fact) -> Result<Fact, ConvertError> {
+    Ok(match fact {
+        report::Fact::Started(_) => Fact::Started,
+        report::Fact::Rendezvous(ready) => rendezvous(ready).map_err(|error| error.within("rendezvous"))?,
+        report::Fact::Metrics(batch) => Fact::Metrics(all("metrics.records", batch.records, |record| {
+            MetricRecord::from_proto(record).map(finite)
+        })?),
+        report::Fact::Checkpoint(checkpoint) => Fact::Checkpoint(required("checkpoint", Some(checkpoint))?),
+        report::Fact::Evaluated(evaluated) => {
+            self::evaluated(evaluated).map_err(|error| error.within("evaluated"))?
+        }
+        report::Fact::Exited(exited) => {
+            let RankExit { exit, finished, step, message } = required("exited", Some(exited))?;
+            Fact::Exited { exit, finished, step, message }
+        }
+    })
+}
+
+fn rendezvous(ready: v1::RendezvousReady) -> Result<Fact, ConvertError> {
+    if ready.host.is_empty() || ready.host.len() > MAX_HOST_BYTES {
+        return Err(ConvertError::new("host", "is no host name"));
+    }
+    let port = u16::try_from(ready.port).map_err(|_| ConvertError::new("port", "is above 65535"))?;
+    Ok(Fact::Rendezvous { host: ready.host, port })
+}
+
+fn evaluated(evaluated: v1::Evaluated) -> Result<Fact, ConvertError> {
+    let summary = serde_json::from_str(&evaluated.summary_json)
+        .map_err(|error| ConvertError::new("summary_json", error))?;
+    Ok(Fact::Evaluated {
+        summary: Box::new(summary),
+        evaluation: required("evaluation", evaluated.evaluation)?,
+        weights: optional("weights", evaluated.weights)?,
+        predictions: optional("predictions", evaluated.predictions)?,
+    })
+}
+
+/// Leaves out what is not a number: JSON has no word for it, and a stored event must read back.
+fn finite(mut record: MetricRecord) -> MetricRecord {
+    record.values.retain(|_, value| value.is_finite());
+    if !record.train_seconds.is_finite() {
+        record.train_seconds = 0.0;
+    }
+    record
+}
+
+fn all<P, T>(
+    field: &str,
+    protos: Vec<P>,
+    convert: impl Fn(P) -> Result<T, ConvertError>,
+) -> Result<Vec<T>, ConvertError> {
+    let one = |(index, proto)| convert(proto).map_err(|error| error.within(&format!("{field}[{index}]")));
+    protos.into_iter().enumerate().map(one).collect()
+}
+
+pub fn command(command: Command) -> v1::CoordinatorMessage {
+    let message = match command {
+        Command::StartRank(assignment) => coordinator_message::Message::Start(assignment.to_proto()),
+        Command::ConnectRank { attempt, rank, host, port } => {
+            coordinator_message::Message::Connect(v1::ConnectRank {
+                attempt: Some(attempt.to_proto()),
+                rank: rank.0,
+                host,
+                port: port.into(),
+            })
+        }
+        Command::StopAttempt { attempt, reason, grace_ms } => {
+            coordinator_message::Message::Stop(v1::StopAttempt {
+                attempt: Some(attempt.to_proto()),
+                reason,
+                grace_ms,
+            })
+        }
+    };
+    v1::CoordinatorMessage { message: Some(message) }
+}
+
+pub fn welcome(last_seq: u64) -> v1::CoordinatorMessage {
+    v1::CoordinatorMessage { message: Some(coordinator_message::Message::Welcome(v1::Welcome { last_seq })) }
+}
+
+pub fn ack(seq: u64) -> v1::CoordinatorMessage {
+    v1::CoordinatorMessage { message: Some(coordinator_message::Message::Ack(v1::Ack { seq })) }
+}

@@ -1,0 +1,48 @@
+//! The directory that a coordinator owns.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{NFS_SUPER_MAGIC, statfs};
+
+use super::error::ServerError;
+
+/// A data directory that no other coordinator serves while this lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory where it is missing, and takes it.
+    ///
+    /// # Errors
+    /// Where it cannot be written, is on NFS, or another coordinator has it.
+    pub fn open(path: &Path) -> Result<Self, ServerError> {
+        let refused = |source: io::Error| ServerError::DataDir { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(refused)?;
+        if statfs(path).map_err(|errno| refused(errno.into()))?.filesystem_type() == NFS_SUPER_MAGIC {
+            return Err(ServerError::NetworkFileSystem { path: path.to_owned() });
+        }
+        // The lock goes with the process, however that ends.
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
+        let lock = lock.map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(ServerError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(refused(source)),
+        }
+    }
+
+    /// The event log.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("events.db")
+    }
+
+    /// The artifact store's directory.
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+}

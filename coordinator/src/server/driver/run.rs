@@ -1,0 +1,195 @@
+//! The driver's loop.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mtinet_core::Core;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::sessions::Sessions;
+use super::{Afterwards, Handle, Input, Round};
+use crate::server::artifacts::Artifacts;
+use crate::server::convert;
+use crate::server::store::{StoreError, StoredEvent, Writer};
+
+/// Inputs that wait at most; then whoever sends waits.
+const INPUTS: usize = 8192;
+
+/// Inputs that go into one commit at most.
+const ROUND: usize = 4096;
+
+/// Batches of events that a subscriber may lag behind before it reads the log again.
+const RECORDED: usize = 256;
+
+const TICK: Duration = Duration::from_millis(250);
+
+/// The running driver.
+pub struct Driver {
+    /// For the services.
+    pub handle: Handle,
+    /// Ends when the token is cancelled, or with the log's failure.
+    pub task: JoinHandle<Result<(), StoreError>>,
+}
+
+/// Starts the driver on a core that the log has been replayed into.
+pub fn spawn(core: Core, writer: Writer, artifacts: Artifacts, stop: CancellationToken) -> Driver {
+    let (sender, inputs) = mpsc::channel(INPUTS);
+    let (recorded, _) = broadcast::channel(RECORDED);
+    let handle = Handle::new(sender, recorded.downgrade());
+    let state = State { core, writer, artifacts, recorded, sessions: Sessions::default(), cut: Vec::new() };
+    Driver { handle, task: tokio::spawn(state.run(inputs, stop)) }
+}
+
+struct State {
+    core: Core,
+    writer: Writer,
+    artifacts: Artifacts,
+    recorded: broadcast::Sender<Arc<Vec<StoredEvent>>>,
+    sessions: Sessions,
+    /// Workers whose session was cut because they did not take in what they were sent.
+    cut: Vec<mtinet_domain::WorkerId>,
+}
+
+impl State {
+    async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        stop: CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut batch = Vec::new();
+            let ticked = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                _ = ticks.tick() => true,
+                taken = inputs.recv_many(&mut batch, ROUND) => {
+                    if taken == 0 {
+                        return Ok(());
+                    }
+                    false
+                }
+            };
+            // What waits was said before this tick, and may be a sign of life.
+            while ticked
+                && batch.len() < ROUND
+                && let Ok(input) = inputs.try_recv()
+            {
+                batch.push(input);
+            }
+            let now_ms = now_ms();
+            let mut round = Round::default();
+            for worker in std::mem::take(&mut self.cut) {
+                round.effects.extend(self.core.on_worker_disconnected(now_ms, &worker));
+            }
+            for input in batch {
+                self.take_in(now_ms, input, &mut round);
+            }
+            if ticked {
+                round.effects.extend(self.core.on_tick(now_ms));
+            }
+            self.let_out(now_ms, round).await?;
+        }
+    }
+
+    fn take_in(&mut self, now_ms: u64, input: Input, round: &mut Round) {
+        match input {
+            Input::Hello { hello, session, outbox } => {
+                let worker = hello.worker.clone();
+                tracing::info!(%worker, name = hello.name, slots = hello.slots.len(), "worker connected");
+                self.sessions.open(worker.clone(), session, outbox);
+                round.effects.extend(self.core.on_worker_connected(now_ms, &hello));
+                let last_seq = self.core.last_seq(&worker);
+                round.afterwards.push(Afterwards::Welcome(worker, last_seq));
+            }
+            Input::Heartbeat { worker, session } => {
+                if self.sessions.is_current(&worker, session) {
+                    round.effects.extend(self.core.on_heartbeat(now_ms, &worker));
+                }
+            }
+            Input::Report { worker, session, report } => {
+                if self.sessions.is_current(&worker, session) {
+                    round.effects.extend(self.core.on_report(now_ms, &worker, report));
+                    round.heard.insert(worker);
+                }
+            }
+            Input::Closed { worker, session } => {
+                if self.sessions.is_current(&worker, session) {
+                    tracing::info!(%worker, "worker disconnected");
+                    self.sessions.close(&worker);
+                    round.effects.extend(self.core.on_worker_disconnected(now_ms, &worker));
+                }
+            }
+            Input::Submit { spec, dataset, reply } => {
+                let (study, effects) = self.core.on_study_submitted(now_ms, spec, dataset);
+                round.effects.extend(effects);
+                round.afterwards.push(Afterwards::Submitted(reply, study));
+            }
+            Input::Cancel { study, reply } => {
+                let known = self.core.study(study).is_some();
+                round.effects.extend(self.core.on_cancel_study(now_ms, study));
+                round.afterwards.push(Afterwards::Cancelled(reply, known));
+            }
+            Input::Look(look) => round.afterwards.push(Afterwards::Look(look)),
+        }
+    }
+
+    /// Stores first; only what is stored may be known outside.
+    async fn let_out(&mut self, now_ms: u64, round: Round) -> Result<(), StoreError> {
+        let Round { effects, afterwards, heard } = round;
+        if !effects.record.is_empty() {
+            let stored = self.writer.append(now_ms, effects.record).await?;
+            for event in stored.iter().filter(|event| event.kind != "metrics") {
+                tracing::debug!(study = %event.study, seq = event.seq, json = event.json, "recorded");
+            }
+            // Nobody may be listening.
+            let _ = self.recorded.send(Arc::new(stored));
+        }
+        // A Welcome is the first message of its session, before any command that this round brought about.
+        for after in afterwards {
+            match after {
+                Afterwards::Welcome(worker, last_seq) => {
+                    self.send(&worker, convert::welcome(last_seq));
+                }
+                Afterwards::Submitted(reply, study) => drop(reply.send(study)),
+                Afterwards::Cancelled(reply, known) => drop(reply.send(known)),
+                Afterwards::Look(look) => look(&self.core, now_ms),
+            }
+        }
+        for (worker, command) in effects.send {
+            if !self.sessions.command(&worker, command) {
+                self.note_cut(worker);
+            }
+        }
+        for worker in heard {
+            let seq = self.core.last_seq(&worker);
+            self.send(&worker, convert::ack(seq));
+        }
+        if !effects.discard.is_empty() {
+            let artifacts = self.artifacts.clone();
+            tokio::spawn(async move { artifacts.discard(effects.discard).await });
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, worker: &mtinet_domain::WorkerId, message: mtinet_proto::v1::CoordinatorMessage) {
+        if !self.sessions.send(worker, message) {
+            self.note_cut(worker.clone());
+        }
+    }
+
+    fn note_cut(&mut self, worker: mtinet_domain::WorkerId) {
+        tracing::warn!(%worker, "the worker does not take in what it is sent; its session is cut");
+        self.cut.push(worker);
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

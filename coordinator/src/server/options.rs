@@ -1,0 +1,43 @@
+//! How a coordinator is set up.
+
+use std::path::PathBuf;
+
+use mtinet_core::CoreConfig;
+
+/// How a coordinator is set up. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Directory of the event log and the artifact store, on a local disk; made when it is missing.
+    pub data_dir: PathBuf,
+    /// A worker is taken for lost after this much silence.
+    pub lease_ms: u64,
+    /// Workers send a heartbeat at least this often.
+    pub heartbeat_ms: u32,
+    /// After a restart, workers with running attempts have this long to come back.
+    pub adoption_grace_ms: u64,
+    /// A cancelled attempt has this long to end at a step boundary.
+    pub cancel_grace_ms: u32,
+}
+
+impl ServerOptions {
+    /// The defaults, with the data in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let core = CoreConfig::default();
+        Self {
+            data_dir: data_dir.into(),
+            lease_ms: core.lease_ms,
+            heartbeat_ms: 500,
+            adoption_grace_ms: core.adoption_grace_ms,
+            cancel_grace_ms: core.cancel_grace_ms,
+        }
+    }
+
+    pub(super) fn core(&self) -> CoreConfig {
+        CoreConfig {
+            lease_ms: self.lease_ms,
+            adoption_grace_ms: self.adoption_grace_ms,
+            cancel_grace_ms: self.cancel_grace_ms,
+            ..CoreConfig::default()
+        }
+    }
+}

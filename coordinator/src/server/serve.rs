@@ -1,0 +1,103 @@
+//! Puts the parts together and serves until told to stop.
+
+use std::future::Future;
+use std::time::Duration;
+
+use mtinet_core::Core;
+use mtinet_runtime::net;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::artifacts::Artifacts;
+use super::data_dir::DataDir;
+use super::driver::{self, Driver};
+use super::error::ServerError;
+use super::options::ServerOptions;
+use super::services::{ClientService, WorkerService};
+use super::store::{self, Reader};
+
+/// Calls that are under way at the end have this long to finish.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Serves a coordinator on `listener` until `shutdown` resolves or the event log fails.
+///
+/// # Errors
+/// A data directory that is in use, cannot be written, or holds a log that cannot be read; a failing disk.
+pub async fn serve(
+    options: ServerOptions,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    let dir = DataDir::open(&options.data_dir)?;
+    let (writer, reader) = store::open(&dir.database())?;
+    let artifacts = Artifacts::local(&dir.artifacts())?;
+    let core = replay(&options, &reader, &artifacts).await?;
+    let stop = CancellationToken::new();
+    // When this future is dropped, so is everything it started.
+    let _stop_with_me = stop.clone().drop_guard();
+    let Driver { handle, mut task } = driver::spawn(core, writer, artifacts.clone(), stop.clone());
+    let worker = WorkerService::new(handle.clone(), artifacts.clone(), &options);
+    let client = ClientService::new(handle, artifacts, reader);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let (worker, client) = (net::worker_server(worker), net::client_server(client));
+    mark_serving(&health, &worker, &client).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(mtinet_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let serving = net::server()
+        .add_service(worker)
+        .add_service(client)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(net::incoming(listener), stop.clone().cancelled_owned());
+    let mut serving = std::pin::pin!(serving);
+    let mut driven = None;
+    tokio::select! {
+        served = &mut serving => served?,
+        result = &mut task => driven = Some(result),
+        () = shutdown => {}
+    }
+    // The driver ends first: that ends the sessions and event streams, which would keep connections open.
+    stop.cancel();
+    let driven = match driven {
+        Some(driven) => driven,
+        None => task.await,
+    };
+    // A call that does not finish in time breaks off with its connection.
+    let drained = tokio::time::timeout(DRAIN, serving).await;
+    driven??;
+    drained.unwrap_or(Ok(()))?;
+    Ok(())
+}
+
+async fn replay(
+    options: &ServerOptions,
+    reader: &Reader,
+    artifacts: &Artifacts,
+) -> Result<Core, ServerError> {
+    let reader = reader.clone();
+    let replay = tokio::task::spawn_blocking(move || reader.replay()).await??;
+    let mut core = Core::new(options.core());
+    for recorded in &replay.events {
+        let applied = core.apply(recorded);
+        applied.map_err(|source| ServerError::Replay { path: options.data_dir.clone(), source })?;
+    }
+    for (worker, seq) in &replay.report_seqs {
+        core.restore_seq(worker, *seq);
+    }
+    let garbage = core.on_restarted(driver::now_ms());
+    let artifacts = artifacts.clone();
+    tokio::spawn(async move { artifacts.discard(garbage).await });
+    tracing::info!(events = replay.events.len(), studies = core.studies().count(), "event log replayed");
+    Ok(core)
+}
+
+async fn mark_serving<W, C>(health: &tonic_health::server::HealthReporter, _worker: &W, _client: &C)
+where
+    W: tonic::server::NamedService,
+    C: tonic::server::NamedService,
+{
+    health.set_serving::<W>().await;
+    health.set_serving::<C>().await;
+}

@@ -1,0 +1,72 @@
+//! The scheduler's state as clients see it.
+
+use std::collections::HashMap;
+
+use mtinet_core::{Core, Link, Study, Trial, TrialState, Worker};
+use mtinet_domain::{TrialId, TrialKey, WorkerId};
+use mtinet_proto::v1;
+use mtinet_runtime::convert::ToProto;
+
+pub fn summary(study: &Study) -> v1::StudySummary {
+    let mut trials: HashMap<String, u32> = HashMap::new();
+    for (_, trial) in study.trials() {
+        *trials.entry(trial.status().word().to_owned()).or_default() += 1;
+    }
+    v1::StudySummary {
+        study: study.id.0,
+        name: study.spec.name.clone(),
+        spec_hash: study.spec_hash.clone(),
+        submitted_ms: study.submitted_ms,
+        status: study.status().to_owned(),
+        trials,
+    }
+}
+
+pub fn study(core: &Core, study: &Study) -> v1::Study {
+    v1::Study {
+        summary: Some(summary(study)),
+        spec_json: study.spec.to_json(),
+        dataset: Some(study.dataset.to_proto()),
+        trials: study.trials().map(|(key, state)| trial(core, study, key, state)).collect(),
+    }
+}
+
+fn trial(core: &Core, study: &Study, key: TrialKey, trial: &Trial) -> v1::TrialState {
+    let reason = match &trial.state {
+        TrialState::Failed { reason } => reason.clone(),
+        _ => {
+            core.reason(TrialId { study: study.id, key }).map(|reason| reason.to_string()).unwrap_or_default()
+        }
+    };
+    let ranks = trial.gang().map(|gang| gang.ranks.as_slice()).unwrap_or_default();
+    v1::TrialState {
+        key: key.to_proto(),
+        status: trial.status().word().to_owned(),
+        attempts: trial.attempts,
+        failures: trial.failures,
+        step: trial.step,
+        reason,
+        workers: ranks.iter().map(|rank| rank.placement.worker.to_proto()).collect(),
+        checkpoint_step: trial.latest.as_ref().map(|checkpoint| checkpoint.step),
+    }
+}
+
+pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {
+    let status = match worker.link {
+        Link::Ready => "ready",
+        Link::Away => "away",
+        Link::Lost => "lost",
+    };
+    let slots = worker.slots.iter().map(|(index, slot)| v1::SlotState {
+        slot: Some((*index, slot.device).to_proto()),
+        attempt: slot.held.map(|held| held.attempt.to_proto()),
+        rank: slot.held.map_or(0, |held| held.rank.0),
+    });
+    v1::WorkerState {
+        worker_id: id.to_proto(),
+        name: worker.name.clone(),
+        status: status.to_owned(),
+        last_heard_ms_ago: now_ms.saturating_sub(worker.heard_ms),
+        slots: slots.collect(),
+    }
+}

@@ -1,0 +1,152 @@
+//! `mtinet.v1.Worker`: agents join, keep a session, and move artifacts.
+
+use std::time::Duration;
+
+use mtinet_domain::WorkerId;
+use mtinet_proto::v1::worker_server::Worker;
+use mtinet_proto::v1::{
+    Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
+    PutArtifactRequest, WorkerMessage, put_artifact_request, worker_message,
+};
+use mtinet_runtime::convert::{ToProto, required};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{check_version, send_artifact};
+use crate::server::artifacts::{Artifacts, Incoming};
+use crate::server::convert;
+use crate::server::driver::{Handle, Outbox, SessionNumber};
+use crate::server::options::ServerOptions;
+
+/// Messages that wait for a worker at most; one that lags further behind is cut.
+const OUTBOX: usize = 1024;
+
+/// A session must introduce itself within this time.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// The service for agents.
+pub struct WorkerService {
+    driver: Handle,
+    artifacts: Artifacts,
+    heartbeat_ms: u32,
+    lease_ms: u64,
+}
+
+impl WorkerService {
+    /// The service in front of a driver.
+    pub fn new(driver: Handle, artifacts: Artifacts, options: &ServerOptions) -> Self {
+        Self { driver, artifacts, heartbeat_ms: options.heartbeat_ms, lease_ms: options.lease_ms }
+    }
+}
+
+#[tonic::async_trait]
+impl Worker for WorkerService {
+    type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        check_version(request.get_ref().protocol_version)?;
+        Ok(Response::new(JoinResponse {
+            worker_id: uuid::Uuid::new_v4().to_string(),
+            heartbeat_interval_ms: self.heartbeat_ms,
+            lease_ms: u32::try_from(self.lease_ms).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<WorkerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut messages = request.into_inner();
+        let hello = first_message(&mut messages).await?;
+        check_version(hello.protocol_version)?;
+        let hello = convert::hello(hello).map_err(|error| error.within("hello"))?;
+        let worker = hello.worker.clone();
+        let (outbox, stream) = mpsc::channel(OUTBOX);
+        let session = self.driver.open(hello, outbox.clone()).await?;
+        tokio::spawn(read(self.driver.clone(), messages, worker, session, outbox));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<Artifact>, Status> {
+        let mut parts = request.into_inner();
+        let announced = match parts.message().await?.and_then(|message| message.part) {
+            Some(put_artifact_request::Part::Announce(artifact)) => required("announce", Some(artifact))?,
+            _ => return Err(Status::invalid_argument("the first part must announce the artifact")),
+        };
+        let mut incoming = self.artifacts.put(announced).await?;
+        match take_in(&mut parts, &mut incoming).await {
+            Ok(()) => Ok(Response::new(incoming.finish().await?.to_proto())),
+            Err(status) => {
+                incoming.abort().await;
+                Err(status)
+            }
+        }
+    }
+
+    async fn get_artifact(
+        &self,
+        request: Request<GetArtifactRequest>,
+    ) -> Result<Response<Self::GetArtifactStream>, Status> {
+        send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
+    }
+}
+
+async fn take_in(parts: &mut Streaming<PutArtifactRequest>, incoming: &mut Incoming) -> Result<(), Status> {
+    while let Some(message) = parts.message().await? {
+        match message.part {
+            Some(put_artifact_request::Part::Data(data)) => incoming.write(&data).await?,
+            _ => return Err(Status::invalid_argument("only data may follow the announcement")),
+        }
+    }
+    Ok(())
+}
+
+async fn first_message(messages: &mut Streaming<WorkerMessage>) -> Result<Hello, Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, messages.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello came within 10 s"))??;
+    match first.and_then(|message| message.message) {
+        Some(worker_message::Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message of a session must be Hello")),
+    }
+}
+
+/// Passes a session's messages on until it ends, and says that it ended.
+async fn read(
+    driver: Handle,
+    mut messages: Streaming<WorkerMessage>,
+    worker: WorkerId,
+    session: SessionNumber,
+    outbox: Outbox,
+) {
+    // Only for saying why the session ends: the driver cuts it by dropping its own end, so this one must not hold it.
+    let complain = outbox.downgrade();
+    drop(outbox);
+    while let Ok(Some(message)) = messages.message().await {
+        let passed = match message.message {
+            Some(worker_message::Message::Heartbeat(_)) => driver.heartbeat(worker.clone(), session).await,
+            Some(worker_message::Message::Report(report)) => match convert::report(report) {
+                Ok(report) => driver.report(worker.clone(), session, report).await,
+                Err(error) => Err(error.within("report").into()),
+            },
+            Some(worker_message::Message::Hello(_)) | None => {
+                Err(Status::invalid_argument("a session carries one Hello, then heartbeats and reports"))
+            }
+        };
+        if let Err(status) = passed {
+            tracing::warn!(%worker, problem = status.message(), "ending a worker's session");
+            if let Some(outbox) = complain.upgrade() {
+                // A full outbox ends the session without the word.
+                let _ = outbox.try_send(Err(status));
+            }
+            break;
+        }
+    }
+    // The driver may be gone first, at the end of the server.
+    let _ = driver.close(worker, session).await;
+}

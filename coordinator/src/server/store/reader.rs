@@ -1,0 +1,89 @@
+//! Reading the log, beside the thread that writes it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mtinet_domain::event::{Event, Recorded};
+use mtinet_domain::{StudyId, WorkerId};
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+use super::{StoreError, StoredEvent};
+
+/// Reads the log. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// What a restart reads back.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// All events but measurements, in the order over all studies in which they were recorded.
+    pub events: Vec<Recorded>,
+    /// The highest number among each worker's reports, measurements included.
+    pub report_seqs: Vec<(WorkerId, u64)>,
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(StoreError::sqlite("open the log for reading"))?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Up to `limit` events of a study after number `after`, in order. Blocks on the disk: not for an async task.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn events(&self, study: StudyId, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let failed = || StoreError::sqlite("read events");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT study, seq, time_ms, kind, json FROM events WHERE study = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+            )
+            .map_err(failed())?;
+        // SQLite counts in signed numbers: nothing comes after more than it can count.
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![study.0, after, limit], stored).map_err(failed())?;
+        rows.collect::<Result<_, _>>().map_err(failed())
+    }
+
+    /// Everything that a restart needs.
+    ///
+    /// # Errors
+    /// A log that cannot be read, or an event that does not read back.
+    pub fn replay(&self) -> Result<Replay, StoreError> {
+        let failed = || StoreError::sqlite("read the log");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replay = Replay::default();
+        let mut statement = connection
+            .prepare("SELECT study, seq, time_ms, kind, json FROM events WHERE replayed = 1 ORDER BY id")
+            .map_err(failed())?;
+        for row in statement.query_map([], stored).map_err(failed())? {
+            let StoredEvent { study, seq, time_ms, json, .. } = row.map_err(failed())?;
+            let event: Event = serde_json::from_str(&json).map_err(|source| StoreError::Event {
+                study: study.0,
+                seq,
+                source,
+            })?;
+            replay.events.push(Recorded { study, seq, time_ms, event });
+        }
+        let mut statement = connection.prepare("SELECT worker, seq FROM report_seqs").map_err(failed())?;
+        let rows =
+            statement.query_map([], |row| Ok((WorkerId(row.get(0)?), row.get(1)?))).map_err(failed())?;
+        replay.report_seqs = rows.collect::<Result<_, _>>().map_err(failed())?;
+        Ok(replay)
+    }
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
+    Ok(StoredEvent {
+        study: StudyId(row.get(0)?),
+        seq: row.get(1)?,
+        time_ms: row.get(2)?,
+        kind: row.get(3)?,
+        json: row.get(4)?,
+    })
+}

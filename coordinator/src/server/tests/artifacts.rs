@@ -1,0 +1,104 @@
+//! Artifacts go in whole or not at all.
+
+use mtinet_proto::v1::put_artifact_request::Part;
+use mtinet_proto::v1::{self, PutArtifactRequest};
+use tonic::{Code, Status};
+
+use super::fleet::*;
+
+async fn put(server: &Server, announce: v1::Artifact, content: &[u8]) -> Result<v1::Artifact, Status> {
+    let parts = std::iter::once(Part::Announce(announce))
+        .chain(content.chunks(700_000).map(|data| Part::Data(data.to_vec())))
+        .map(|part| PutArtifactRequest { part: Some(part) })
+        .collect::<Vec<_>>();
+    let mut client = server.worker_client().await;
+    Ok(client.put_artifact(tokio_stream::iter(parts)).await?.into_inner())
+}
+
+async fn get(server: &Server, blake3: String) -> Result<Vec<u8>, Status> {
+    let mut client = server.client().await;
+    let mut stream = client.get_artifact(v1::GetArtifactRequest { blake3 }).await?.into_inner();
+    let mut content = Vec::new();
+    while let Some(chunk) = stream.message().await? {
+        content.extend(chunk.data);
+    }
+    Ok(content)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_put_is_what_is_got() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    let large: Vec<u8> =
+        (0..12_345_678_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    for content in [&large[..], b"small", b""] {
+        let stored = put(&server, artifact(content), content).await.unwrap();
+        assert_eq!(stored, artifact(content));
+        assert!(get(&server, stored.blake3).await.unwrap() == content);
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn damaged_and_unknown_artifacts_are_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    let wanted = artifact(b"the right content");
+    for wrong in [&b"the wrong content"[..], b"short", b"the right content and more"] {
+        let refused = put(&server, wanted.clone(), wrong).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains("damaged"), "{refused}");
+    }
+    let unknown = get(&server, wanted.blake3.clone()).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    let nonsense = get(&server, "../../etc/passwd".into()).await.unwrap_err();
+    assert_eq!(nonsense.code(), Code::InvalidArgument);
+    let mut client = server.worker_client().await;
+    let no_announcement = PutArtifactRequest { part: Some(Part::Data(vec![1])) };
+    let refused = client.put_artifact(tokio_stream::iter([no_announcement])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let left: Vec<_> = walk(&dir.path().join("artifacts"));
+    assert!(left.is_empty(), "{left:?}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn superseded_checkpoints_go_and_the_weights_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    let mut client = server.client().await;
+    let study = submit(&mut client, "folds = [0]\n").await;
+    let mut agent = Agent::join(&server, 1).await;
+    let start = agent.assignment().await;
+    for name in ["c1", "c2", "c3", "weights", "evaluation"] {
+        put(&server, artifact(name.as_bytes()), name.as_bytes()).await.unwrap();
+    }
+    for step in 1..=3 {
+        let artifact = Some(artifact(format!("c{step}").as_bytes()));
+        agent.report(&start, v1::report::Fact::Checkpoint(v1::Checkpoint { step, artifact })).await;
+    }
+    agent.acknowledged().await;
+    gone(&server, "c1").await;
+    assert!(get(&server, artifact(b"c2").blake3).await.is_ok());
+    agent.complete(&start).await;
+    events(&mut client, study, 0, true).await;
+    gone(&server, "c2").await;
+    gone(&server, "c3").await;
+    assert_eq!(get(&server, artifact(b"weights").blake3).await.unwrap(), b"weights");
+    server.stop().await.unwrap();
+}
+
+async fn gone(server: &Server, content: &str) {
+    let hash = artifact(content.as_bytes()).blake3;
+    within("a checkpoint to be deleted", async {
+        while get(server, hash.clone()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

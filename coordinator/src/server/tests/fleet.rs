@@ -1,0 +1,286 @@
+//! A server in a runtime of its own, and agents that do what a test says.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use mtinet_domain::StudySpec;
+use mtinet_domain::evaluation::FoldSummary;
+use mtinet_domain::event::Event;
+use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_proto::v1::client_client::ClientClient;
+use mtinet_proto::v1::coordinator_message::Message;
+use mtinet_proto::v1::worker_client::WorkerClient;
+use mtinet_proto::v1::{self, report::Fact, worker_message};
+use mtinet_runtime::net;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use crate::server::{ServerError, ServerOptions, serve};
+
+/// Nothing that a test waits for takes longer.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+pub fn options(dir: &Path) -> ServerOptions {
+    ServerOptions { lease_ms: 1500, heartbeat_ms: 100, ..ServerOptions::new(dir) }
+}
+
+pub struct Server {
+    runtime: Runtime,
+    url: String,
+    stop: Option<oneshot::Sender<()>>,
+    ended: oneshot::Receiver<Result<(), ServerError>>,
+}
+
+impl Server {
+    pub async fn start(options: ServerOptions) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel();
+        let (bound, address) = oneshot::channel::<SocketAddr>();
+        runtime.spawn(async move {
+            let listener = net::bind("127.0.0.1:0").await.unwrap();
+            bound.send(listener.local_addr().unwrap()).unwrap();
+            let shutdown = async move { drop(stopped.await) };
+            drop(end.send(serve(options, listener, shutdown).await));
+        });
+        let url = format!("http://{}", within("the server's port", address).await.unwrap());
+        Self { runtime, url, stop: Some(stop), ended }
+    }
+
+    pub async fn client(&self) -> ClientClient<Channel> {
+        net::client_client(self.channel().await)
+    }
+
+    pub async fn worker_client(&self) -> WorkerClient<Channel> {
+        net::worker_client(self.channel().await)
+    }
+
+    pub async fn channel(&self) -> Channel {
+        within("a connection", net::connect(&self.url)).await.unwrap()
+    }
+
+    /// An orderly end.
+    pub async fn stop(mut self) -> Result<(), ServerError> {
+        drop(self.stop.take());
+        let ended = within("the server's end", &mut self.ended).await.unwrap();
+        self.kill().await;
+        ended
+    }
+
+    /// Everything is gone at once, without a word.
+    pub async fn kill(self) {
+        tokio::task::spawn_blocking(move || self.runtime.shutdown_timeout(DEADLINE)).await.unwrap();
+    }
+}
+
+pub struct Agent {
+    pub id: String,
+    seq: u64,
+    /// Reports that are not acknowledged.
+    spool: Vec<v1::Report>,
+    slots: u32,
+    session: Option<Session>,
+}
+
+struct Session {
+    outgoing: mpsc::Sender<v1::WorkerMessage>,
+    incoming: Streaming<v1::CoordinatorMessage>,
+    heartbeats: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.heartbeats.abort();
+    }
+}
+
+pub fn message(message: worker_message::Message) -> v1::WorkerMessage {
+    v1::WorkerMessage { message: Some(message) }
+}
+
+impl Agent {
+    pub async fn join(server: &Server, slots: u32) -> Self {
+        let mut client = server.worker_client().await;
+        let request = v1::JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            name: "host".into(),
+            software_version: "0".into(),
+        };
+        let joined = client.join(request).await.unwrap().into_inner();
+        let mut agent = Self { id: joined.worker_id, seq: 0, spool: Vec::new(), slots, session: None };
+        agent.connect(server, Vec::new()).await;
+        agent
+    }
+
+    /// Opens a session and sends again what is not acknowledged. Returns what Welcome says.
+    pub async fn connect(&mut self, server: &Server, running: Vec<v1::RunningRank>) -> u64 {
+        let (outgoing, stream) = mpsc::channel(64);
+        let device = v1::Device { kind: v1::device::Kind::Cpu.into(), index: 0 };
+        let hello = v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            worker_id: self.id.clone(),
+            name: "host".into(),
+            slots: (0..self.slots).map(|index| v1::Slot { index, device: Some(device) }).collect(),
+            running,
+        };
+        outgoing.send(message(worker_message::Message::Hello(hello))).await.unwrap();
+        let mut client = server.worker_client().await;
+        let incoming = client.session(ReceiverStream::new(stream)).await.unwrap().into_inner();
+        let beats = outgoing.clone();
+        let heartbeats = tokio::spawn(async move {
+            let mut interval = tokio::time::interval(Duration::from_millis(100));
+            loop {
+                interval.tick().await;
+                if beats.send(message(worker_message::Message::Heartbeat(v1::Heartbeat {}))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.session = Some(Session { outgoing, incoming, heartbeats });
+        let Message::Welcome(welcome) = self.next().await else { panic!("the first message is not Welcome") };
+        self.spool.retain(|report| report.seq > welcome.last_seq);
+        for report in self.spool.clone() {
+            self.send(report).await;
+        }
+        welcome.last_seq
+    }
+
+    pub fn disconnect(&mut self) {
+        self.session = None;
+    }
+
+    pub async fn next(&mut self) -> Message {
+        let incoming = &mut self.session.as_mut().unwrap().incoming;
+        let received = within("a message to the worker", incoming.message()).await;
+        received.unwrap().expect("the session goes on").message.unwrap()
+    }
+
+    /// The next assignment; acknowledgements in between are taken in.
+    pub async fn assignment(&mut self) -> v1::StartRank {
+        loop {
+            match self.next().await {
+                Message::Start(start) => return start,
+                Message::Ack(ack) => self.spool.retain(|report| report.seq > ack.seq),
+                Message::Stop(_) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Waits until everything said is acknowledged.
+    pub async fn acknowledged(&mut self) {
+        while !self.spool.is_empty() {
+            if let Message::Ack(ack) = self.next().await {
+                self.spool.retain(|report| report.seq > ack.seq);
+            }
+        }
+    }
+
+    pub async fn report(&mut self, start: &v1::StartRank, fact: Fact) {
+        self.seq += 1;
+        let report =
+            v1::Report { seq: self.seq, attempt: start.attempt.clone(), rank: start.rank, fact: Some(fact) };
+        self.spool.push(report.clone());
+        if self.session.is_some() {
+            self.send(report).await;
+        }
+    }
+
+    async fn send(&mut self, report: v1::Report) {
+        let outgoing = &self.session.as_ref().unwrap().outgoing;
+        within("the session", outgoing.send(message(worker_message::Message::Report(report)))).await.unwrap();
+    }
+
+    /// The rank does all its work.
+    pub async fn complete(&mut self, start: &v1::StartRank) {
+        self.report(start, Fact::Started(v1::RankStarted { pid: 1 })).await;
+        self.report(start, evaluated()).await;
+        self.report(start, exited(0, true)).await;
+    }
+}
+
+pub fn running(start: &v1::StartRank) -> v1::RunningRank {
+    v1::RunningRank { attempt: start.attempt.clone(), rank: start.rank, slot: start.slot, exited: false }
+}
+
+pub fn artifact(content: &[u8]) -> v1::Artifact {
+    v1::Artifact { blake3: blake3::hash(content).to_hex().to_string(), bytes: content.len() as u64 }
+}
+
+pub fn evaluated() -> Fact {
+    Fact::Evaluated(v1::Evaluated {
+        summary_json: serde_json::to_string(&FoldSummary::default()).unwrap(),
+        evaluation: Some(artifact(b"evaluation")),
+        weights: Some(artifact(b"weights")),
+        predictions: None,
+    })
+}
+
+pub fn exited(code: i32, finished: bool) -> Fact {
+    let how = Some(v1::rank_exited::How::Code(code));
+    Fact::Exited(v1::RankExited { how, finished, step: None, message: "the end".into() })
+}
+
+pub fn metrics(step: u64) -> Fact {
+    let values = [("loss".to_owned(), 0.5), ("diverged".to_owned(), f64::NAN)].into();
+    let scope = v1::metric_record::Scope::Step.into();
+    let record = v1::MetricRecord { scope, step, epoch: 1, train_seconds: 1.0, values };
+    Fact::Metrics(v1::MetricBatch { records: vec![record] })
+}
+
+pub fn submission(extra: &str) -> v1::SubmitStudyRequest {
+    let text = format!("name = \"s\"\ndataset = \"d\"\narms = [\"mti-net\"]\n{extra}");
+    v1::SubmitStudyRequest {
+        protocol_version: PROTOCOL_VERSION,
+        spec_json: StudySpec::from_toml(&text).unwrap().to_json(),
+        dataset: Some(v1::Dataset {
+            name: "d".into(),
+            path: "/d".into(),
+            hash: "h".into(),
+            phases: vec!["pre".into()],
+            classes: vec!["hcc".into()],
+        }),
+    }
+}
+
+pub async fn submit(client: &mut ClientClient<Channel>, extra: &str) -> u64 {
+    client.submit_study(submission(extra)).await.unwrap().into_inner().study
+}
+
+pub async fn show(client: &mut ClientClient<Channel>, study: u64) -> v1::Study {
+    let which = Some(v1::get_study_request::Which::Study(study));
+    client.get_study(v1::GetStudyRequest { which }).await.unwrap().into_inner()
+}
+
+/// All events of a study to its end; they are numbered without gap and none comes twice.
+pub async fn events(client: &mut ClientClient<Channel>, study: u64, after: u64, follow: bool) -> Vec<Event> {
+    let request = v1::StreamEventsRequest { study, after, follow };
+    let mut stream = client.stream_events(request).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = within("an event", stream.message()).await.unwrap() {
+        assert_eq!(event.seq, after + events.len() as u64 + 1);
+        assert_eq!(event.study, study);
+        events.push(serde_json::from_str(&event.json).unwrap());
+    }
+    let reports: Vec<_> = events.iter().filter_map(|event: &Event| event.report()).collect();
+    let distinct: BTreeSet<_> = reports.iter().map(|report| (report.worker.0.clone(), report.seq)).collect();
+    assert_eq!(distinct.len(), reports.len(), "a report is recorded twice");
+    events
+}
+
+pub fn kinds(events: &[Event]) -> Vec<&'static str> {
+    events.iter().map(Event::kind).collect()
+}

@@ -1,0 +1,6 @@
+//! The server over real gRPC, with scripted agents; ended as by `kill -9` by dropping its whole runtime.
+
+mod artifacts;
+mod fleet;
+mod lifecycle;
+mod refusals;

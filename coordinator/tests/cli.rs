@@ -1,0 +1,251 @@
+//! The binary as scripts see it: exit codes (DESIGN.md 4.2), what stands on standard output, and what errors name.
+#![expect(clippy::unwrap_used, reason = "a test ends with what went wrong")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Runs `mtinet` in `directory` with no configuration from outside.
+fn mtinet(directory: &Path, arguments: &[&str]) -> Output {
+    command(directory, arguments).output().unwrap()
+}
+
+fn command(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mtinet"));
+    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MTINET_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("ended by a signal: {}", errors(output)))
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn answer(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_str(&answer(output)).unwrap_or_else(|error| panic!("{error}: {}", answer(output)))
+}
+
+/// A small phantom in `directory`/liver.
+fn phantom(directory: &Path) -> PathBuf {
+    let made = mtinet(directory, &["data", "phantom", "liver", "--subjects", "14", "--size", "32", "--json"]);
+    assert_eq!(code(&made), 0, "{}", errors(&made));
+    assert_eq!(json(&made)["subjects"], 14);
+    directory.join("liver")
+}
+
+fn study_file(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("study.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// An address at which nothing listens.
+fn nobody() -> String {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", held.local_addr().unwrap())
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    let here = tempfile::tempdir().unwrap();
+    for arguments in [&[][..], &["nonsense"], &["status", "--no-such-flag"], &["run", "f", "--workers", "0"]]
+    {
+        assert_eq!(code(&mtinet(here.path(), arguments)), 2, "{arguments:?}");
+    }
+    let help = mtinet(here.path(), &["--help"]);
+    assert_eq!(code(&help), 0);
+    assert!(answer(&help).contains("Exit codes"));
+}
+
+#[test]
+fn a_mistake_in_a_study_file_names_file_line_and_key() {
+    let here = tempfile::tempdir().unwrap();
+    let unknown = "name = \"x\"\ndataset = \"d\"\narms = [\"unet\"]\n\n[train]\nbatchsize = 3\n";
+    let file = study_file(here.path(), unknown);
+    let file = file.to_str().unwrap();
+    for arguments in [&["run", file][..], &["study", "submit", file]] {
+        let output = mtinet(here.path(), arguments);
+        assert_eq!(code(&output), 2, "{}", errors(&output));
+        assert!(errors(&output).contains(&format!("{file}:6: train.batchsize")), "{}", errors(&output));
+    }
+    study_file(here.path(), "name = \"x\"\ndataset = \"d\"\narms = [\n  \"mtinet\",\n]\n");
+    let output = mtinet(here.path(), &["run", file]);
+    assert_eq!(code(&output), 2);
+    let text = errors(&output);
+    assert!(text.contains("study.toml:") && text.contains("did you mean \"mti-net\"?"), "{text}");
+    // An arm without a network, as long as there is one.
+    if let Some(arm) = mtinet_domain::Arm::ALL.iter().find(|arm| !arm.is_available()) {
+        study_file(here.path(), &format!("name = \"x\"\ndataset = \"d\"\narms = [\"{arm}\"]\n"));
+        assert_eq!(code(&mtinet(here.path(), &["run", file])), 2);
+    }
+    assert_eq!(code(&mtinet(here.path(), &["run", "absent.toml"])), 2);
+}
+
+#[test]
+fn an_absent_coordinator_is_3() {
+    let here = tempfile::tempdir().unwrap();
+    let url = nobody();
+    for arguments in [&["status"][..], &["workers"], &["study", "list"], &["study", "cancel", "1"]] {
+        let output = mtinet(here.path(), &[arguments, &["--coordinator", &url]].concat());
+        assert_eq!(code(&output), 3, "{arguments:?}: {}", errors(&output));
+        assert!(errors(&output).contains(&url), "{}", errors(&output));
+        assert_eq!(answer(&output), "");
+    }
+    let by_environment = command(here.path(), &["status"]).env("MTINET_COORDINATOR", &url).output().unwrap();
+    assert_eq!(code(&by_environment), 3);
+    assert!(errors(&by_environment).contains(&url));
+    let nonsense = mtinet(here.path(), &["status", "--coordinator", "http://not an address"]);
+    assert_eq!(code(&nonsense), 2);
+}
+
+#[test]
+fn what_is_no_data_set_is_4() {
+    let here = tempfile::tempdir().unwrap();
+    let output = mtinet(here.path(), &["data", "check", "."]);
+    assert_eq!(code(&output), 4);
+    assert!(errors(&output).contains("dataset.toml"), "{}", errors(&output));
+    study_file(here.path(), "name = \"x\"\ndataset = \"nowhere\"\narms = [\"unet\"]\n");
+    let output = mtinet(here.path(), &["run", "study.toml"]);
+    assert_eq!(code(&output), 4);
+    assert!(
+        errors(&output).contains("nowhere") && errors(&output).contains("data phantom"),
+        "{}",
+        errors(&output)
+    );
+    assert!(!here.path().join("runs").exists(), "a study that cannot run leaves nothing behind");
+}
+
+#[test]
+fn a_failed_check_is_1_and_stops_a_study_with_4() {
+    let here = tempfile::tempdir().unwrap();
+    let dataset = phantom(here.path());
+    let good = mtinet(here.path(), &["data", "check", "liver", "--json"]);
+    assert_eq!((code(&good), &json(&good)["passes"]), (0, &Value::Bool(true)), "{}", errors(&good));
+
+    // Train on a subject that is held out.
+    let path = dataset.join("splits_final.json");
+    let mut splits: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let leaked = splits[0]["val"][0].clone();
+    splits[0]["train"].as_array_mut().unwrap().push(leaked);
+    std::fs::write(&path, splits.to_string()).unwrap();
+
+    let bad = mtinet(here.path(), &["data", "check", "liver", "--json"]);
+    assert_eq!(code(&bad), 1, "{}", errors(&bad));
+    let report = json(&bad);
+    assert_eq!(report["passes"], false);
+    let finding = &report["findings"][0];
+    assert_eq!((&finding["severity"], &finding["fold"]), (&"error".into(), &0.into()), "{finding}");
+
+    study_file(
+        here.path(),
+        "name = \"x\"\ndataset = \"liver\"\narms = [\"unet\"]\n[train]\nimage_size = 32\n",
+    );
+    let output = mtinet(here.path(), &["run", "study.toml"]);
+    assert_eq!(code(&output), 4, "{}", errors(&output));
+    assert!(errors(&output).contains("leak gate"), "{}", errors(&output));
+}
+
+#[test]
+fn a_file_that_changed_since_the_import_stops_a_study() {
+    let here = tempfile::tempdir().unwrap();
+    let dataset = phantom(here.path());
+    let image = std::fs::read_dir(dataset.join("images")).unwrap().next().unwrap().unwrap().path();
+    let other = std::fs::read_dir(dataset.join("labels")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(other, &image).unwrap();
+    study_file(
+        here.path(),
+        "name = \"x\"\ndataset = \"liver\"\narms = [\"unet\"]\n[train]\nimage_size = 32\n",
+    );
+    let output = mtinet(here.path(), &["run", "study.toml"]);
+    assert_eq!(code(&output), 4, "{}", errors(&output));
+    assert!(errors(&output).contains("changed"), "{}", errors(&output));
+}
+
+#[test]
+fn folds_that_the_data_set_does_not_have_are_2() {
+    let here = tempfile::tempdir().unwrap();
+    phantom(here.path());
+    for (folds, words) in [("3", "split into 5 folds, not 3"), ("[0, 7]", "has the folds 0 to 4")] {
+        let text = format!("name = \"x\"\ndataset = \"liver\"\narms = [\"unet\"]\nfolds = {folds}\n");
+        study_file(here.path(), &text);
+        let output = mtinet(here.path(), &["run", "study.toml"]);
+        assert_eq!(code(&output), 2, "{}", errors(&output));
+        assert!(errors(&output).contains(words), "{}", errors(&output));
+    }
+    let split = mtinet(here.path(), &["data", "split", "liver", "--folds", "2", "--json"]);
+    assert_eq!((code(&split), json(&split)["folds"].as_array().map(Vec::len)), (0, Some(2)));
+    let table = mtinet(here.path(), &["data", "split", "liver", "--folds", "2"]);
+    assert!(answer(&table).contains("hemangioma"), "{}", answer(&table));
+}
+
+#[test]
+fn the_data_set_may_lie_beside_the_study_file() {
+    let here = tempfile::tempdir().unwrap();
+    let elsewhere = here.path().join("work");
+    std::fs::create_dir(&elsewhere).unwrap();
+    phantom(here.path());
+    let text = "name = \"x\"\ndataset = \"liver\"\narms = [\"unet\"]\nfolds = 3\n";
+    study_file(here.path(), text);
+    // Found, and then refused for its folds.
+    let output = mtinet(&elsewhere, &["run", "../study.toml"]);
+    assert_eq!(code(&output), 2, "{}", errors(&output));
+    assert!(errors(&output).contains("split into 5 folds"), "{}", errors(&output));
+}
+
+#[test]
+fn nothing_is_overwritten_by_a_phantom() {
+    let here = tempfile::tempdir().unwrap();
+    phantom(here.path());
+    let output = mtinet(here.path(), &["data", "phantom", "liver", "--subjects", "2", "--size", "32"]);
+    assert_eq!(code(&output), 2, "{}", errors(&output));
+}
+
+#[test]
+fn a_study_file_is_printed_alone() {
+    let here = tempfile::tempdir().unwrap();
+    for preset in ["smoke", "paper"] {
+        let output = mtinet(here.path(), &["study", "init", "--preset", preset, "--dataset", "my data"]);
+        assert_eq!((code(&output), errors(&output).as_str()), (0, ""));
+        let spec = mtinet_domain::StudySpec::from_toml(&answer(&output)).unwrap();
+        assert_eq!(spec.dataset, "my data");
+    }
+}
+
+#[test]
+fn an_interrupt_is_130() {
+    let here = tempfile::tempdir().unwrap();
+    let mut child = command(here.path(), &["data", "phantom", "big", "--subjects", "9999"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !listens_for_interrupts(pid) {
+        assert!(Instant::now() < deadline, "it never listened for SIGINT");
+        std::thread::yield_now();
+    }
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!here.path().join("big").exists(), "half a data set must not look like one");
+}
+
+/// The system's list of signals that a process catches.
+fn listens_for_interrupts(pid: nix::unistd::Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim);
+    let mask = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or_default();
+    mask & (1 << (nix::sys::signal::Signal::SIGINT as u64 - 1)) != 0
+}

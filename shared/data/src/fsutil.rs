@@ -1,0 +1,87 @@
+//! Files that are never seen half-written: temporary neighbour, fsync, rename.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{DataError, Result};
+
+/// Writes `bytes` to `path` so that a reader sees the old content or the new one, nothing between.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = neighbour(path);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_parent(path)
+    };
+    write().map_err(|source| {
+        // The first failure is the one to report; the leftover is removed as well as possible.
+        let _ = fs::remove_file(&temporary);
+        DataError::Io { action: "write", path: path.to_owned(), source }
+    })
+}
+
+/// A directory that is built beside its destination and then renamed into place; dropped unfinished, it is removed.
+pub(crate) struct Staging {
+    directory: PathBuf,
+    destination: PathBuf,
+    committed: bool,
+}
+
+impl Staging {
+    /// Starts to build `destination`, which must not exist or must be an empty directory.
+    pub(crate) fn new(destination: &Path) -> Result<Self> {
+        refuse_occupied(destination)?;
+        let directory = neighbour(destination);
+        fs::create_dir_all(&directory).map_err(DataError::io("create", &directory))?;
+        Ok(Self { directory, destination: destination.to_owned(), committed: false })
+    }
+
+    /// Where to write.
+    pub(crate) fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Renames the finished directory into place.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        // A rename replaces an empty directory, and fails if someone has filled it meanwhile.
+        fs::rename(&self.directory, &self.destination).map_err(DataError::io("create", &self.destination))?;
+        self.committed = true;
+        sync_parent(&self.destination).map_err(DataError::io("write", &self.destination))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+fn refuse_occupied(destination: &Path) -> Result<()> {
+    let occupied = match fs::read_dir(destination) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        // A file, or a directory that cannot be looked into.
+        Err(_) => true,
+    };
+    if occupied { Err(DataError::DestinationExists { path: destination.to_owned() }) } else { Ok(()) }
+}
+
+/// Makes a rename durable.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// A fresh hidden name in the same directory, on the same file system.
+pub(crate) fn neighbour(path: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().map_or_else(|| "out".into(), |n| n.to_string_lossy());
+    path.with_file_name(format!(".{name}.tmp-{}-{count}", std::process::id()))
+}

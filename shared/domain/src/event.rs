@@ -1,0 +1,287 @@
+//! Immutable facts about a study. Everything shown anywhere is folded from them.
+//!
+//! Events are stored as JSON and are readable forever: a variant or field is added, never renamed or removed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::evaluation::FoldSummary;
+use crate::ids::{AttemptNumber, Rank, StudyId, TrialKey, WorkerId};
+use crate::spec::StudySpec;
+use crate::trial::{ArtifactRef, AttemptEnd, CheckpointRef, DatasetRef, Placement, ProcessExit};
+
+/// An event in its place in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The study it is about.
+    pub study: StudyId,
+    /// Its number within the study, from 1, without gaps.
+    pub seq: u64,
+    /// When the coordinator recorded it, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Event {
+    /// A study was accepted; its trials wait from now on.
+    StudySubmitted {
+        /// The immutable spec.
+        spec: Box<StudySpec>,
+        /// BLAKE3 of the spec.
+        spec_hash: String,
+        /// The data set that it is pinned to.
+        dataset: DatasetRef,
+    },
+    /// A gang was placed and its ranks are told to start.
+    AttemptStarted {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// Where each rank runs.
+        placements: Vec<Placement>,
+        /// Where it goes on from.
+        resume: Option<CheckpointRef>,
+    },
+    /// Measurements of a running attempt.
+    Metrics {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// Which report of which worker this was.
+        report: ReportId,
+        /// The measurements, in order of step.
+        records: Vec<MetricRecord>,
+    },
+    /// A checkpoint is in the artifact store; the trial may go on from it.
+    CheckpointStored {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// Which report of which worker this was.
+        report: ReportId,
+        /// The checkpoint.
+        checkpoint: CheckpointRef,
+    },
+    /// The held-out fold is evaluated.
+    TrialEvaluated {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// Which report of which worker this was.
+        report: ReportId,
+        /// The fold's metrics.
+        summary: Box<FoldSummary>,
+        /// Per-slice results ([`crate::evaluation::TrialEvaluation`] as JSON).
+        evaluation: ArtifactRef,
+        /// The trained weights (safetensors).
+        weights: Option<ArtifactRef>,
+        /// Predicted masks of the held-out cases (a tar of NIfTI files).
+        predictions: Option<ArtifactRef>,
+    },
+    /// Rank 0's store listens; the other ranks may connect.
+    RendezvousReady {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// Which report of which worker this was.
+        report: ReportId,
+        /// Where the store listens.
+        host: String,
+        /// Its TCP port.
+        port: u16,
+    },
+    /// The process of a rank is over.
+    RankExited {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// Which report of which worker this was.
+        report: ReportId,
+        /// The rank.
+        rank: Rank,
+        /// How its process ended.
+        exit: ProcessExit,
+        /// Whether it said that it finished all its work.
+        finished: bool,
+        /// The last optimiser step that it reported.
+        step: Option<u64>,
+        /// Its own words: the error it reported, or the end of its log.
+        message: String,
+    },
+    /// A rank is given up without a word from it, because its worker is lost or no longer knows it.
+    RankLost {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// The rank.
+        rank: Rank,
+        /// The worker that held it.
+        worker: WorkerId,
+        /// How that was noticed.
+        reason: String,
+    },
+    /// The ranks of an attempt that are left are told to stop; when all are over it will have ended so.
+    AttemptStopping {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// How the attempt will have ended.
+        end: AttemptEnd,
+    },
+    /// All ranks of an attempt are over.
+    AttemptEnded {
+        /// The trial.
+        trial: TrialKey,
+        /// Which execution of it.
+        attempt: AttemptNumber,
+        /// How.
+        end: AttemptEnd,
+        /// Earliest time of the next attempt, milliseconds since the Unix epoch, after a failure.
+        #[serde(default)]
+        retry_at_ms: Option<u64>,
+    },
+    /// A trial is given up.
+    TrialFailed {
+        /// The trial.
+        trial: TrialKey,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A person asked for the study's end; attempts that run are being stopped.
+    StudyCancelled {},
+    /// No trial of the study will run any more.
+    StudyFinished {
+        /// With which outcome.
+        outcome: StudyOutcome,
+    },
+}
+
+/// Identifies a worker's report, so that it is applied exactly once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportId {
+    /// The reporting worker.
+    pub worker: WorkerId,
+    /// Its number among the worker's reports, from 1, ascending.
+    pub seq: u64,
+}
+
+/// The outcome of a study whose trials are all over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudyOutcome {
+    /// Every trial is done.
+    Complete,
+    /// At least one trial was given up.
+    Incomplete,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// Measurements at one step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricRecord {
+    /// What the values are about.
+    pub scope: MetricScope,
+    /// Optimiser steps done, from 1.
+    pub step: u64,
+    /// Epochs begun, from 1.
+    pub epoch: u32,
+    /// Seconds of training so far, over all attempts that this one builds on.
+    pub train_seconds: f64,
+    /// Values by name: losses without unit, `dsc`, `iou` and `accuracy` in percent, `mae` in raw intensity.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// What the values of a [`MetricRecord`] are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricScope {
+    /// One optimiser step.
+    Step,
+    /// The mean over an epoch's steps.
+    Epoch,
+    /// The held-out fold.
+    HeldOut,
+}
+
+impl Event {
+    /// The variant's name as stored: the log is filtered by it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::StudySubmitted { .. } => "study_submitted",
+            Self::AttemptStarted { .. } => "attempt_started",
+            Self::Metrics { .. } => "metrics",
+            Self::CheckpointStored { .. } => "checkpoint_stored",
+            Self::TrialEvaluated { .. } => "trial_evaluated",
+            Self::RendezvousReady { .. } => "rendezvous_ready",
+            Self::RankExited { .. } => "rank_exited",
+            Self::RankLost { .. } => "rank_lost",
+            Self::AttemptStopping { .. } => "attempt_stopping",
+            Self::AttemptEnded { .. } => "attempt_ended",
+            Self::TrialFailed { .. } => "trial_failed",
+            Self::StudyCancelled { .. } => "study_cancelled",
+            Self::StudyFinished { .. } => "study_finished",
+        }
+    }
+
+    /// The trial it is about, where it is about one.
+    pub fn trial(&self) -> Option<TrialKey> {
+        match self {
+            Self::AttemptStarted { trial, .. }
+            | Self::Metrics { trial, .. }
+            | Self::CheckpointStored { trial, .. }
+            | Self::TrialEvaluated { trial, .. }
+            | Self::RendezvousReady { trial, .. }
+            | Self::RankExited { trial, .. }
+            | Self::RankLost { trial, .. }
+            | Self::AttemptStopping { trial, .. }
+            | Self::AttemptEnded { trial, .. }
+            | Self::TrialFailed { trial, .. } => Some(*trial),
+            Self::StudySubmitted { .. } | Self::StudyCancelled { .. } | Self::StudyFinished { .. } => None,
+        }
+    }
+
+    /// The execution that it is about, where it is about one.
+    pub fn attempt(&self) -> Option<AttemptNumber> {
+        match self {
+            Self::AttemptStarted { attempt, .. }
+            | Self::Metrics { attempt, .. }
+            | Self::CheckpointStored { attempt, .. }
+            | Self::TrialEvaluated { attempt, .. }
+            | Self::RendezvousReady { attempt, .. }
+            | Self::RankExited { attempt, .. }
+            | Self::RankLost { attempt, .. }
+            | Self::AttemptStopping { attempt, .. }
+            | Self::AttemptEnded { attempt, .. } => Some(*attempt),
+            Self::TrialFailed { .. }
+            | Self::StudySubmitted { .. }
+            | Self::StudyCancelled { .. }
+            | Self::StudyFinished { .. } => None,
+        }
+    }
+
+    /// The worker's report that brought it, where one did.
+    pub fn report(&self) -> Option<&ReportId> {
+        match self {
+            Self::Metrics { report, .. }
+            | Self::CheckpointStored { report, .. }
+            | Self::TrialEvaluated { report, .. }
+            | Self::RendezvousReady { report, .. }
+            | Self::RankExited { report, .. } => Some(report),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A coordinator and workers as processes of this machine, and what the coordinator recorded.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mtinet_domain::event::{Event, MetricRecord, Recorded, StudyOutcome};
+use mtinet_domain::{StudyId, TrialKey};
+use mtinet_proto::v1::StreamEventsRequest;
+use mtinet_runtime::net;
+
+use crate::processes::Process;
+use crate::program;
+
+/// How long a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A cluster of this machine; everything ends with it.
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    port: u16,
+    coordinator: Option<Process>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Cluster {
+    /// A coordinator without workers.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster = Self { dir, port, coordinator: None, runtime };
+        cluster.start_coordinator();
+        cluster
+    }
+
+    /// Starts the coordinator, again after [`Cluster::kill_coordinator`].
+    pub fn start_coordinator(&mut self) {
+        let mut command = Command::new(program("mtinet"));
+        command.arg("coordinator").arg("--data-dir").arg(self.dir.path().join("coordinator"));
+        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        self.coordinator = Some(Process::start(&mut command, &self.dir.path().join("coordinator.log")));
+        let deadline = Instant::now() + PATIENCE;
+        while self.runtime.block_on(net::connect(&self.url())).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "the coordinator does not answer: {}",
+                self.log("coordinator")
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the coordinator as `kill -9` does.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill_coordinator(&mut self) {
+        self.coordinator.take().expect("the coordinator runs").kill();
+    }
+
+    /// Starts a worker with CPU slots that sees the data sets under `data_root`.
+    pub fn worker(&self, name: &str, slots: u32, data_root: &Path) -> Process {
+        let mut command = Command::new(program("mtinet-worker"));
+        command.arg("--coordinator").arg(self.url()).arg("--name").arg(name);
+        command.arg("--devices").arg(format!("cpu:{slots}")).arg("--data-root").arg(data_root);
+        command.arg("--work-dir").arg(self.dir.path().join(name));
+        Process::start(&mut command, &self.dir.path().join(format!("{name}.log")))
+    }
+
+    /// The coordinator's address.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Submits a study through the command line.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub fn submit(&self, study: &str) -> StudyId {
+        let file = self.write("study.toml", study);
+        let output = Command::new(program("mtinet"))
+            .args(["study", "submit"])
+            .arg(file)
+            .args(["--coordinator", &self.url()])
+            .output()
+            .expect("mtinet starts");
+        assert!(output.status.success(), "{}", crate::stderr(&output));
+        let number = String::from_utf8_lossy(&output.stdout);
+        StudyId(number.trim().parse().unwrap_or_else(|_| panic!("not a study's number: {number}")))
+    }
+
+    /// A file in the cluster's directory.
+    ///
+    /// # Panics
+    /// Where it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).expect("the file is written");
+        path
+    }
+
+    /// Waits until an event satisfies `wanted`, and returns all events so far.
+    ///
+    /// # Panics
+    /// Where the study ends or patience does before that.
+    pub fn wait_for(&self, study: StudyId, what: &str, wanted: impl Fn(&Event) -> bool) -> Vec<Recorded> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let events = self.events(study);
+            if events.iter().any(|recorded| wanted(&recorded.event)) {
+                return events;
+            }
+            let last = events.last().map(|recorded| &recorded.event);
+            assert!(
+                !matches!(last, Some(Event::StudyFinished { .. })),
+                "the study ended without {what}: {events:#?}"
+            );
+            assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}; the last event is {last:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the study is over and complete.
+    ///
+    /// # Panics
+    /// Where it ends otherwise.
+    pub fn wait_until_complete(&self, study: StudyId) -> Vec<Recorded> {
+        let events = self.wait_for(study, "an end", |event| matches!(event, Event::StudyFinished { .. }));
+        let complete = Event::StudyFinished { outcome: StudyOutcome::Complete };
+        assert_eq!(
+            events.last().map(|recorded| &recorded.event),
+            Some(&complete),
+            "{}",
+            self.log("coordinator")
+        );
+        events
+    }
+
+    /// Everything recorded about a study so far.
+    ///
+    /// # Panics
+    /// Where the coordinator does not answer.
+    pub fn events(&self, study: StudyId) -> Vec<Recorded> {
+        self.runtime.block_on(async {
+            let mut client =
+                net::client_client(net::connect(&self.url()).await.expect("the coordinator answers"));
+            let request = StreamEventsRequest { study: study.0, after: 0, follow: false };
+            let mut stream = client.stream_events(request).await.expect("the study exists").into_inner();
+            let mut events = Vec::new();
+            while let Some(event) = stream.message().await.expect("events come") {
+                let recorded = Recorded {
+                    study: StudyId(event.study),
+                    seq: event.seq,
+                    time_ms: event.time_ms,
+                    event: serde_json::from_str(&event.json).expect("stored events can be read"),
+                };
+                events.push(recorded);
+            }
+            events
+        })
+    }
+
+    /// What a program of the cluster printed.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
+    }
+}
+
+/// What a trial came to, without anything that time or place decide.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Hash of the trained weights.
+    pub weights: String,
+    /// Hash of the per-slice results.
+    pub evaluation: String,
+    /// The measurements that count: of each step those of the last attempt that made it.
+    pub metrics: BTreeMap<(String, u64), BTreeMap<String, u64>>,
+    /// Executions.
+    pub attempts: u32,
+}
+
+impl Outcome {
+    /// Of one trial of a complete study.
+    ///
+    /// # Panics
+    /// Where the trial was not evaluated.
+    pub fn of(events: &[Recorded], key: TrialKey) -> Self {
+        let mut outcome =
+            Self { weights: String::new(), evaluation: String::new(), metrics: BTreeMap::new(), attempts: 0 };
+        for recorded in events.iter().filter(|recorded| recorded.event.trial() == Some(key)) {
+            match &recorded.event {
+                Event::AttemptStarted { attempt, .. } => outcome.attempts = attempt.0,
+                Event::Metrics { records, .. } => records.iter().for_each(|record| outcome.add(record)),
+                Event::TrialEvaluated { evaluation, weights, .. } => {
+                    outcome.evaluation.clone_from(&evaluation.blake3);
+                    outcome.weights.clone_from(&weights.as_ref().expect("weights are kept").blake3);
+                }
+                _ => {}
+            }
+        }
+        assert!(!outcome.weights.is_empty(), "{key} was not evaluated");
+        outcome
+    }
+
+    fn add(&mut self, record: &MetricRecord) {
+        // Bits, because equal means equal here.
+        let values = record.values.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
+        self.metrics.insert((format!("{:?}", record.scope), record.step), values);
+    }
+}

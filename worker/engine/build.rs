@@ -1,0 +1,5 @@
+//! Tells Cargo where libtorch lies, for this crate's tests.
+
+fn main() {
+    mtinet_libtorch::link();
+}

@@ -1,0 +1,196 @@
+//! The held-out fold: what the trained network answers for every slice, measured as MODEL.md 7 says.
+//!
+//! Masks are compared on the source grid, where a predicted mask is also written: a number in a table can be computed
+//! again from the files.
+
+use std::path::{Path, PathBuf};
+
+use mtinet_data::{Grid, nifti_io};
+use mtinet_domain::evaluation::{SliceResult, TrialEvaluation};
+use mtinet_domain::metrics::Overlap;
+use mtinet_models::losses::tim;
+use mtinet_models::{Network, Outputs};
+use ndarray::{Array2, Array3, Axis};
+use tch::{Device, Kind, Tensor};
+
+use crate::EngineError;
+use crate::fold_data::FoldData;
+
+/// Slices that go through the network at once. Results do not depend on it in evaluation mode.
+const BATCH: usize = 16;
+
+/// The predicted masks of one case on its canonical source grid [slices, rows, columns].
+pub(crate) struct PredictedCase {
+    case: String,
+    mask: Array3<u8>,
+    grid: Grid,
+}
+
+/// Evaluates the held-out slices; also the predicted masks, where the arm segments.
+pub(crate) fn evaluate(
+    network: &dyn Network,
+    data: &FoldData,
+    device: Device,
+) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
+    let _no_grad = tch::no_grad_guard();
+    let mut slices = Vec::with_capacity(data.held_out().len());
+    let mut cases: Vec<PredictedCase> = Vec::new();
+    let mut truth = CaseTruth::default();
+    for chunk in data.held_out().chunks(BATCH) {
+        let batch = data.batch(chunk, device)?;
+        let answers = Answers::new(&network.forward(&batch.x, false), &batch.x, data.normalisation())?;
+        for (row, &slice) in chunk.iter().enumerate() {
+            let truth = truth.of(data, slice)?;
+            let predicted = match answers.mask(row) {
+                Some(mask) => Some(data.cache().restore_mask(slice, mask)?),
+                None => None,
+            };
+            slices.push(result(data, slice, &answers, row, predicted.as_ref(), truth));
+            if let Some(predicted) = predicted {
+                remember(&mut cases, data, slice, &predicted, truth);
+            }
+        }
+    }
+    let header = &data.dataset().header;
+    let evaluation = TrialEvaluation {
+        phases: header.phases.clone(),
+        classes: header.classes.clone(),
+        normalisation: data.normalisation(),
+        slices,
+        reference: data.reference(),
+    };
+    Ok((evaluation, cases))
+}
+
+/// Writes the predicted masks of each case as one NIfTI file on the source grid, into `dir`.
+pub(crate) fn write_predictions(dir: &Path, cases: &[PredictedCase]) -> Result<Vec<PathBuf>, EngineError> {
+    let mut files = Vec::with_capacity(cases.len());
+    for PredictedCase { case, mask, grid } in cases {
+        let path = dir.join(format!("{case}.nii.gz"));
+        nifti_io::write_mask(&path, mask, grid)?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+/// The drawn masks of the case that was asked for last: the slices of a case come one after another.
+#[derive(Default)]
+struct CaseTruth(Option<(String, Array3<u8>, Grid)>);
+
+impl CaseTruth {
+    fn of(&mut self, data: &FoldData, slice: usize) -> Result<&(String, Array3<u8>, Grid), EngineError> {
+        let case = &data.cache().slices()[slice].case;
+        let kept = self.0.take().filter(|(kept, ..)| kept == case);
+        let loaded = match kept {
+            Some(kept) => kept,
+            None => {
+                let (mask, grid) = data.cache().source_masks(case, data.dataset())?;
+                (case.clone(), mask, grid)
+            }
+        };
+        Ok(self.0.insert(loaded))
+    }
+}
+
+fn remember(
+    cases: &mut Vec<PredictedCase>,
+    data: &FoldData,
+    slice: usize,
+    predicted: &Array2<u8>,
+    (case, truth, grid): &(String, Array3<u8>, Grid),
+) {
+    if cases.last().is_none_or(|last| &last.case != case) {
+        cases.push(PredictedCase {
+            case: case.clone(),
+            mask: Array3::zeros(truth.dim()),
+            grid: grid.clone(),
+        });
+    }
+    if let Some(last) = cases.last_mut() {
+        last.mask.index_axis_mut(Axis(0), data.cache().slices()[slice].z).assign(predicted);
+    }
+}
+
+/// A batch's answers on the host, in raw units.
+struct Answers {
+    mask: Option<Vec<u8>>,
+    pixels: usize,
+    curve: Option<Rows>,
+    mask_curve: Option<Rows>,
+    probabilities: Option<Rows>,
+}
+
+/// A matrix, row by row.
+struct Rows {
+    values: Vec<f64>,
+    columns: usize,
+}
+
+impl Answers {
+    fn new(outputs: &Outputs, x: &Tensor, (mean, std): (f64, f64)) -> Result<Self, EngineError> {
+        let raw = |curve: &Tensor| curve.to_kind(Kind::Double) * std + mean;
+        let mask = outputs.seg.as_ref().map(|logits| logits.sigmoid().ge(0.5));
+        let mask_curve =
+            mask.as_ref().map(|mask| Rows::new(&raw(&tim(&mask.to_kind(Kind::Float), x)))).transpose()?;
+        let pixels = x.size()[2] * x.size()[3];
+        Ok(Self {
+            mask: mask
+                .map(|mask| Vec::try_from(mask.to_kind(Kind::Uint8).to_device(Device::Cpu).reshape([-1])))
+                .transpose()?,
+            pixels: pixels as usize,
+            curve: outputs.curve.as_ref().map(|curve| Rows::new(&raw(curve))).transpose()?,
+            mask_curve,
+            probabilities: outputs
+                .cls
+                .as_ref()
+                .map(|logits| Rows::new(&logits.softmax(-1, Kind::Double)))
+                .transpose()?,
+        })
+    }
+
+    fn mask(&self, row: usize) -> Option<&[u8]> {
+        Some(&self.mask.as_ref()?[row * self.pixels..(row + 1) * self.pixels])
+    }
+}
+
+impl Rows {
+    fn new(matrix: &Tensor) -> Result<Self, EngineError> {
+        let columns = matrix.size2()?.1 as usize;
+        let values = Vec::try_from(matrix.to_device(Device::Cpu).to_kind(Kind::Double).reshape([-1]))?;
+        Ok(Self { values, columns })
+    }
+
+    fn row(&self, row: usize) -> Vec<f64> {
+        self.values[row * self.columns..(row + 1) * self.columns].to_vec()
+    }
+}
+
+fn result(
+    data: &FoldData,
+    slice: usize,
+    answers: &Answers,
+    row: usize,
+    predicted: Option<&Array2<u8>>,
+    (_, truth, _): &(String, Array3<u8>, Grid),
+) -> SliceResult {
+    let entry = &data.cache().slices()[slice];
+    let truth = truth.index_axis(Axis(0), entry.z);
+    let overlap = predicted.map(|predicted| Overlap::count(predicted.iter().copied(), truth.iter().copied()));
+    let tumour = entry.class.is_some();
+    let of_tumour = |rows: &Option<Rows>| rows.as_ref().filter(|_| tumour).map(|rows| rows.row(row));
+    SliceResult {
+        subject: entry.subject.clone(),
+        case: entry.case.clone(),
+        slice: u32::try_from(entry.z).unwrap_or(u32::MAX),
+        class: entry.class,
+        truth_pixels: truth.iter().map(|&pixel| u64::from(pixel != 0)).sum(),
+        predicted_pixels: overlap.map(|overlap| overlap.predicted),
+        dice: overlap.filter(|_| tumour).and_then(Overlap::dice),
+        iou: overlap.filter(|_| tumour).and_then(Overlap::iou),
+        curve: data.curve(slice),
+        predicted_curve: of_tumour(&answers.curve),
+        mask_curve: of_tumour(&answers.mask_curve)
+            .filter(|_| overlap.is_some_and(|overlap| overlap.predicted > 0)),
+        probabilities: of_tumour(&answers.probabilities),
+    }
+}

@@ -1,0 +1,355 @@
+//! One rank's whole work on a trial: resume, train, checkpoint, evaluate.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mtinet_domain::event::{MetricRecord, MetricScope};
+use mtinet_domain::trial::ArtifactRef;
+use mtinet_domain::{StudySpec, TrialKey};
+use mtinet_models::{Discriminator, ImageShape, losses::Objective};
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+
+use crate::checkpoint::{self, CheckpointMeta};
+use crate::evaluate::{evaluate, write_predictions};
+use crate::fold_data::FoldData;
+use crate::gang::Gang;
+use crate::observer::{Finish, Observer, Results};
+use crate::player::Player;
+use crate::sampler::Sampler;
+use crate::seeds::{self, Purpose};
+use crate::step::{Game, Recipe, StepReport, StepSums};
+use crate::{CheckpointFile, EngineError};
+
+/// A trial and where it works.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The study's spec.
+    pub spec: StudySpec,
+    /// Which of its trials.
+    pub trial: TrialKey,
+    /// Where to compute.
+    pub device: Device,
+    /// Where checkpoints and results are written.
+    pub work_dir: PathBuf,
+}
+
+/// One rank of a trial.
+pub struct Trainer {
+    plan: Plan,
+    data: FoldData,
+    gang: Gang,
+    game: Game,
+    sampler: Sampler,
+    total_steps: u64,
+    progress: Progress,
+}
+
+/// How far the trial is.
+struct Progress {
+    step: u64,
+    /// Training time of the attempts before this one.
+    seconds_before: f64,
+    since: Instant,
+    epoch_sums: BTreeMap<String, (f64, u64)>,
+    last_checkpoint: Instant,
+    checkpoint_step: u64,
+}
+
+/// On a GPU, reading a loss waits for it; so it is read every so many steps.
+const CUDA_READ_EVERY: u64 = 10;
+
+impl Trainer {
+    /// Builds the trial's networks, freshly initialised and equal on all ranks.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] for a network that cannot be built, [`EngineError::Fold`] where the ranks do not divide
+    /// the replicas.
+    pub fn new(plan: Plan, data: FoldData, gang: Gang) -> Result<Self, EngineError> {
+        let replicas = plan.spec.train.replicas as usize;
+        if !replicas.is_multiple_of(gang.world_size()) {
+            let ranks = gang.world_size();
+            return Err(EngineError::Fold(format!("{replicas} replicas cannot be shared by {ranks} ranks")));
+        }
+        let (seed, fold) = (plan.trial.seed, plan.trial.fold);
+        let batch_size = plan.spec.train.batch_size as usize;
+        let sampler = Sampler::new(data.train().to_vec(), batch_size, replicas, seed, fold);
+        let total_steps = plan.spec.train.total_steps(data.train().len());
+        let game = game(&plan, &data, &gang, sampler.steps_per_epoch())?;
+        Ok(Self { plan, data, gang, game, sampler, total_steps, progress: Progress::start() })
+    }
+
+    /// Goes on from a checkpoint of the same trial; every rank does, with the same file.
+    ///
+    /// # Errors
+    /// [`EngineError::Checkpoint`] for a file that is damaged or of another trial. The trainer is then as it was.
+    pub fn resume(
+        &mut self,
+        path: &std::path::Path,
+        artifact: Option<&ArtifactRef>,
+    ) -> Result<(), EngineError> {
+        let meta = checkpoint::read(path, artifact, &self.state())?;
+        let mine = self.meta();
+        if (&meta.spec_hash, &meta.dataset_hash, meta.trial)
+            != (&mine.spec_hash, &mine.dataset_hash, mine.trial)
+        {
+            let reason = format!("belongs to another study, data set or trial ({})", meta.trial);
+            return Err(EngineError::Checkpoint { path: path.to_owned(), reason });
+        }
+        self.progress = Progress {
+            step: meta.step,
+            seconds_before: meta.train_seconds,
+            epoch_sums: meta.epoch_sums,
+            checkpoint_step: meta.step,
+            ..Progress::start()
+        };
+        Ok(())
+    }
+
+    /// Optimiser steps done.
+    pub fn step(&self) -> u64 {
+        self.progress.step
+    }
+
+    /// Optimiser steps of the whole trial.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// Writes the network's weights and running statistics as they are now (safetensors).
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] where the file cannot be written.
+    pub fn save_weights(&self, path: &std::path::Path) -> Result<(), EngineError> {
+        Ok(mtinet_models::save_safetensors(&self.game.generator.vs, path)?)
+    }
+
+    /// Trains to the end, or until asked to stop, and evaluates on rank 0.
+    ///
+    /// # Errors
+    /// Whatever goes wrong; what was checkpointed before stays good.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Finish, EngineError> {
+        self.gang.barrier()?;
+        self.progress.since = Instant::now();
+        self.progress.last_checkpoint = Instant::now();
+        while self.progress.step < self.total_steps {
+            if self.train_step(observer)? {
+                self.checkpoint(observer)?;
+                return Ok(Finish::Stopped { step: self.progress.step });
+            }
+            let epoch_ended = self.progress.step.is_multiple_of(self.sampler.steps_per_epoch());
+            if epoch_ended {
+                self.end_epoch(observer)?;
+            }
+            if self.checkpoint_due(epoch_ended) {
+                self.checkpoint(observer)?;
+            }
+        }
+        Ok(Finish::Done(self.finish(observer)?.map(Box::new)))
+    }
+
+    /// One step; true where any rank was asked to stop.
+    fn train_step(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
+        let slices = self.sampler.step(self.progress.step);
+        let stop = observer.stop_requested();
+        let sums = self.game.step(&self.data, &self.gang, self.progress.step, &slices, stop)?;
+        self.progress.step += 1;
+        let last = self.progress.step == self.total_steps;
+        let due = self.progress.step.is_multiple_of(CUDA_READ_EVERY);
+        // All ranks read at the same steps, so that all learn of a stop at the same step.
+        if self.plan.device.is_cuda() && !due && !last {
+            return Ok(false);
+        }
+        self.report_step(&sums, observer)
+    }
+
+    fn report_step(&mut self, sums: &StepSums, observer: &mut dyn Observer) -> Result<bool, EngineError> {
+        let StepReport { values, stop } = {
+            let report = sums.read()?;
+            report.check_finite(self.progress.step)?;
+            report
+        };
+        for (name, value) in &values {
+            let (sum, count) = self.progress.epoch_sums.entry(name.clone()).or_default();
+            *sum += value;
+            *count += 1;
+        }
+        self.tell(MetricScope::Step, values, observer)?;
+        Ok(stop)
+    }
+
+    fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<(), EngineError> {
+        let sums = std::mem::take(&mut self.progress.epoch_sums);
+        let mut means: BTreeMap<String, f64> =
+            sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
+        means.insert("learning_rate".to_owned(), self.plan.spec.train.learning_rate);
+        self.tell(MetricScope::Epoch, means, observer)?;
+        let every = u64::from(self.plan.spec.train.eval_every);
+        let done = self.progress.step == self.total_steps;
+        if every > 0 && !done && self.epoch().is_multiple_of(every) && self.gang.rank() == 0 {
+            let (evaluation, _) = evaluate(self.game.network.as_ref(), &self.data, self.plan.device)?;
+            self.tell_held_out(&evaluation, observer)?;
+        }
+        Ok(())
+    }
+
+    fn tell_held_out(
+        &self,
+        evaluation: &mtinet_domain::evaluation::TrialEvaluation,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let summary = evaluation.summary();
+        let named = [
+            ("dsc", summary.dsc),
+            ("iou", summary.iou),
+            ("mae", summary.mae),
+            ("accuracy", summary.accuracy),
+        ];
+        let values = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        self.tell(MetricScope::HeldOut, values, observer)
+    }
+
+    /// Evaluates and writes the results, on rank 0.
+    fn finish(&mut self, observer: &mut dyn Observer) -> Result<Option<Results>, EngineError> {
+        if self.gang.rank() != 0 {
+            return Ok(None);
+        }
+        if self.checkpoint_due(true) {
+            self.checkpoint(observer)?;
+        }
+        let (evaluation, cases) = evaluate(self.game.network.as_ref(), &self.data, self.plan.device)?;
+        self.tell_held_out(&evaluation, observer)?;
+        let weights = self.plan.work_dir.join("weights.safetensors");
+        self.save_weights(&weights)?;
+        let predictions = if self.plan.spec.output.predictions {
+            let dir = self.plan.work_dir.join("predictions");
+            std::fs::create_dir_all(&dir).map_err(EngineError::file(&dir))?;
+            write_predictions(&dir, &cases)?
+        } else {
+            Vec::new()
+        };
+        Ok(Some(Results { evaluation, weights, predictions }))
+    }
+
+    /// Time's up, or the epoch's end with some time gone; a rank other than 0 has none to write.
+    fn checkpoint_due(&self, epoch_ended: bool) -> bool {
+        let config = &self.plan.spec.checkpoint;
+        let step = self.progress.step;
+        if self.gang.rank() != 0 || step == self.progress.checkpoint_step {
+            return false;
+        }
+        let elapsed = self.progress.last_checkpoint.elapsed();
+        config.every_steps.is_some_and(|every| step.is_multiple_of(every))
+            || elapsed >= config.every.as_duration()
+            || (epoch_ended && elapsed >= config.every.as_duration() / 10)
+    }
+
+    fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), EngineError> {
+        if self.gang.rank() != 0 {
+            return Ok(());
+        }
+        let file: CheckpointFile =
+            checkpoint::write(&self.plan.work_dir.join("checkpoints"), &self.meta(), &self.state())?;
+        self.progress.last_checkpoint = Instant::now();
+        self.progress.checkpoint_step = self.progress.step;
+        observer.checkpoint(file)
+    }
+
+    fn meta(&self) -> CheckpointMeta {
+        CheckpointMeta {
+            version: checkpoint::VERSION,
+            spec_hash: self.plan.spec.hash(),
+            dataset_hash: self.data.dataset().hash(),
+            trial: self.plan.trial,
+            step: self.progress.step,
+            train_seconds: self.progress.seconds(),
+            epoch_sums: self.progress.epoch_sums.clone(),
+        }
+    }
+
+    /// Every tensor that the next step depends on, by name.
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = Vec::new();
+        let mut add = |player: &Player, name: &str| {
+            let weights =
+                player.vs.variables().into_iter().map(|(key, value)| (format!("{name}.{key}"), value));
+            state.extend(weights);
+            let moments =
+                player.adam.state().into_iter().map(|(key, value)| (format!("{name}.adam.{key}"), value));
+            state.extend(moments);
+        };
+        add(&self.game.generator, "network");
+        if let Some((_, player)) = &self.game.adversary {
+            add(player, "discriminator");
+        }
+        state
+    }
+
+    fn tell(
+        &self,
+        scope: MetricScope,
+        values: BTreeMap<String, f64>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        if self.gang.rank() != 0 {
+            return Ok(());
+        }
+        let (step, epoch) = (self.progress.step, u32::try_from(self.epoch()).unwrap_or(u32::MAX));
+        observer.metrics(MetricRecord { scope, step, epoch, train_seconds: self.progress.seconds(), values })
+    }
+
+    /// Epochs begun after the steps done so far.
+    fn epoch(&self) -> u64 {
+        self.progress.step.div_ceil(self.sampler.steps_per_epoch())
+    }
+}
+
+impl Progress {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            step: 0,
+            seconds_before: 0.0,
+            since: now,
+            epoch_sums: BTreeMap::new(),
+            last_checkpoint: now,
+            checkpoint_step: 0,
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds_before + Duration::as_secs_f64(&self.since.elapsed())
+    }
+}
+
+fn game(plan: &Plan, data: &FoldData, gang: &Gang, steps_per_epoch: u64) -> Result<Game, EngineError> {
+    let Plan { spec, trial, device, .. } = plan;
+    let header = &data.dataset().header;
+    let (phases, classes) = (header.phases.len(), header.classes.len());
+    let shape = ImageShape { phases, size: spec.train.image_size as usize };
+    tch::manual_seed(seeds::derive(trial.seed, trial.fold, Purpose::Weights).cast_signed());
+    let vs = VarStore::new(*device);
+    let network = mtinet_models::build(&vs.root(), trial.arm, &spec.model, shape, classes)?;
+    let tasks = trial.arm.tasks();
+    let generator = Player::new(vs, gang, spec.train.learning_rate, tasks.reg || tasks.cls)?;
+    let adversary = if trial.arm.has_discriminator() {
+        let vs = VarStore::new(*device);
+        let discriminator = Discriminator::new(&vs.root(), &spec.model, phases, classes);
+        let rate = spec.train.discriminator_learning_rate.unwrap_or(spec.train.learning_rate);
+        Some((discriminator, Player::new(vs, gang, rate, false)?))
+    } else {
+        None
+    };
+    let recipe = Recipe {
+        seed: trial.seed,
+        fold: trial.fold,
+        replicas: spec.train.replicas as usize,
+        device: *device,
+        precision: spec.train.precision,
+        grad_clip: spec.train.grad_clip,
+        adversarial_from: u64::from(spec.train.adv_warmup_epochs) * steps_per_epoch,
+    };
+    let objective = Objective::new(trial.arm, &spec.model, spec.train.loss);
+    Ok(Game { network, generator, adversary, objective, recipe })
+}

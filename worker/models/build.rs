@@ -1,0 +1,5 @@
+//! Lets the tests of this crate find libtorch at run time.
+
+fn main() {
+    mtinet_libtorch::link();
+}

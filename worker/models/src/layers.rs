@@ -1,0 +1,294 @@
+//! The layers that all networks here are made of, with PyTorch's names, defaults and initialisation.
+
+use mtinet_domain::model::BnEval;
+use tch::{Device, Tensor, nn};
+
+use crate::init::{self, Bias, Start};
+
+/// Shape and start of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConvSpec {
+    /// Height and width.
+    pub(crate) kernel: [i64; 2],
+    pub(crate) stride: i64,
+    /// Zeros above and below, left and right.
+    pub(crate) padding: [i64; 2],
+    pub(crate) dilation: i64,
+    pub(crate) start: Start,
+    pub(crate) bias: Bias,
+}
+
+impl ConvSpec {
+    /// A square kernel of an odd size that keeps the image's size, without bias, with PyTorch's start.
+    pub(crate) const fn same(kernel: i64) -> Self {
+        Self {
+            kernel: [kernel, kernel],
+            stride: 1,
+            padding: [kernel / 2, kernel / 2],
+            dilation: 1,
+            start: Start::Uniform,
+            bias: Bias::None,
+        }
+    }
+}
+
+/// 2-d convolution.
+#[derive(Debug)]
+pub(crate) struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: [i64; 2],
+    dilation: i64,
+}
+
+impl Conv2d {
+    /// Stride 1, a square kernel with an odd size, padded so that the image keeps its size.
+    pub(crate) fn new(vs: &nn::Path, inputs: i64, outputs: i64, kernel: i64, with_bias: bool) -> Self {
+        let bias = if with_bias { Bias::Uniform } else { Bias::None };
+        Self::with(vs, inputs, outputs, ConvSpec { bias, ..ConvSpec::same(kernel) })
+    }
+
+    /// Any convolution.
+    pub(crate) fn with(vs: &nn::Path, inputs: i64, outputs: i64, spec: ConvSpec) -> Self {
+        let ConvSpec { kernel: [height, width], stride, padding, dilation, start, bias } = spec;
+        let (weight, bias) = init::layer(vs, &[outputs, inputs, height, width], start, bias);
+        Self { weight, bias, stride, padding, dilation }
+    }
+
+    /// [N, in, H, W] to [N, out, H', W'].
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        self.forward_with(x, &self.weight)
+    }
+
+    /// The same with every output's weights standardised to mean 0 and variance 1, as in TransUNet.
+    pub(crate) fn forward_standardised(&self, x: &Tensor) -> Tensor {
+        let (variance, mean) = self.weight.var_mean_dim([1, 2, 3].as_slice(), false, true);
+        self.forward_with(x, &((&self.weight - mean) / (variance + 1e-5).sqrt()))
+    }
+
+    fn forward_with(&self, x: &Tensor, weight: &Tensor) -> Tensor {
+        x.conv2d(weight, self.bias.as_ref(), [self.stride; 2], self.padding, [self.dilation; 2], 1)
+    }
+}
+
+/// Transposed convolution with stride 2 that doubles the image exactly.
+#[derive(Debug)]
+pub(crate) struct Deconv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    padding: i64,
+}
+
+impl Deconv2d {
+    /// A square kernel with an even size of at least 2.
+    pub(crate) fn new(vs: &nn::Path, inputs: i64, outputs: i64, kernel: i64, with_bias: bool) -> Self {
+        let (weight, fan_in) = init::weight(vs, &[inputs, outputs, kernel, kernel]);
+        let bias = with_bias.then(|| init::bias(vs, outputs, fan_in));
+        Self { weight, bias, padding: (kernel - 2) / 2 }
+    }
+
+    /// [N, in, H, W] to [N, out, 2 H, 2 W].
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.conv_transpose2d(&self.weight, self.bias.as_ref(), [2, 2], [self.padding; 2], [0, 0], 1, [1, 1])
+    }
+}
+
+/// Batch normalisation over N, H and W: momentum 0.1, running statistics in the `VarStore`.
+#[derive(Debug)]
+pub(crate) struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eval: BnEval,
+    eps: f64,
+}
+
+impl BatchNorm {
+    /// With PyTorch's eps, 1e-5.
+    pub(crate) fn new(vs: &nn::Path, channels: i64, eval: BnEval) -> Self {
+        Self::with_eps(vs, channels, eval, 1e-5)
+    }
+
+    pub(crate) fn with_eps(vs: &nn::Path, channels: i64, eval: BnEval, eps: f64) -> Self {
+        let (weight, bias) = init::affine(vs, channels);
+        let running_mean = vs.zeros_no_train("running_mean", &[channels]);
+        let running_var = vs.ones_no_train("running_var", &[channels]);
+        Self { weight, bias, running_mean, running_var, eval, eps }
+    }
+
+    /// Training uses the batch's statistics and updates the running ones; otherwise nothing is updated.
+    ///
+    /// One value per channel has no variance: it would turn the running variance into NaN for good. Such a batch (one
+    /// sample whose maps have shrunk to a pixel) is normalised with the running statistics and leaves them alone.
+    pub(crate) fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let (weight, bias) = (Some(&self.weight), Some(&self.bias));
+        let lone = x.numel() as i64 == self.weight.size()[0];
+        if !train && self.eval == BnEval::Batch && !lone {
+            return x.batch_norm(weight, bias, None, None, true, 0.1, self.eps, true);
+        }
+        let (mean, var) = (Some(&self.running_mean), Some(&self.running_var));
+        x.batch_norm(weight, bias, mean, var, train && !lone, 0.1, self.eps, true)
+    }
+}
+
+/// Group normalisation.
+#[derive(Debug)]
+pub(crate) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `groups` must divide `channels`.
+    pub(crate) fn new(vs: &nn::Path, groups: i64, channels: i64, eps: f64) -> Self {
+        let (weight, bias) = init::affine(vs, channels);
+        Self { weight, bias, groups, eps }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// Layer normalisation over the last dimension, eps 1e-6 as in ViT.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(vs: &nn::Path, width: i64) -> Self {
+        let (weight, bias) = init::affine(vs, width);
+        Self { weight, bias }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), 1e-6, true)
+    }
+
+    /// The same values without gradients.
+    pub(crate) fn frozen(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.detach() }
+    }
+}
+
+/// Linear layer.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// With bias.
+    pub(crate) fn new(vs: &nn::Path, inputs: i64, outputs: i64) -> Self {
+        Self::with(vs, inputs, outputs, Start::Uniform, Bias::Uniform)
+    }
+
+    pub(crate) fn with(vs: &nn::Path, inputs: i64, outputs: i64, start: Start, bias: Bias) -> Self {
+        let (weight, bias) = init::layer(vs, &[outputs, inputs], start, bias);
+        Self { weight, bias }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+
+    /// The same values without gradients.
+    pub(crate) fn frozen(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.as_ref().map(Tensor::detach) }
+    }
+}
+
+/// Squeeze and excitation: every channel is scaled by a gate in (0, 1) that the means of all channels decide.
+#[derive(Debug)]
+pub(crate) struct SqueezeExcite {
+    squeeze: Linear,
+    excite: Linear,
+}
+
+impl SqueezeExcite {
+    /// `channels / reduction` hidden values; no biases.
+    pub(crate) fn new(vs: &nn::Path, channels: i64, reduction: i64) -> Self {
+        let hidden = channels / reduction;
+        let squeeze = Linear::with(&(vs / 0), channels, hidden, Start::Uniform, Bias::None);
+        Self { squeeze, excite: Linear::with(&(vs / 2), hidden, channels, Start::Uniform, Bias::None) }
+    }
+
+    /// [N, channels, H, W] to the same shape.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        let gate = self.excite.forward(&self.squeeze.forward(&global_mean(x)).relu()).sigmoid();
+        x * gate.unsqueeze(-1).unsqueeze(-1)
+    }
+}
+
+/// Means of every channel: [N, C, H, W] to [N, C].
+pub(crate) fn global_mean(x: &Tensor) -> Tensor {
+    x.mean_dim([-2, -1].as_slice(), false, None)
+}
+
+/// A fixed linear map along each axis of square maps: resizing whose gradient is the same on every run. libtorch's own
+/// kernels for it are not deterministic on CUDA, and are refused where a study asks for determinism.
+#[derive(Debug)]
+pub(crate) struct Resize {
+    /// [side, new side]
+    matrix: Tensor,
+}
+
+impl Resize {
+    /// Bilinear interpolation from `side` to twice as many pixels; corners meet corners.
+    pub(crate) fn doubled(side: usize, device: Device) -> Self {
+        let last = side - 1;
+        let weights = |i: usize| {
+            let position = (i * last) as f64 / (2 * side - 1) as f64;
+            move |from: usize| (1.0 - (position - from as f64).abs()).max(0.0)
+        };
+        Self::new(side, 2 * side, weights, device)
+    }
+
+    /// Means over `bins` ranges of pixels, which overlap or repeat where `bins` does not divide `side`, as those of
+    /// PyTorch's adaptive pooling do.
+    pub(crate) fn binned(side: usize, bins: usize, device: Device) -> Self {
+        let weights = |i: usize| {
+            let range = i * side / bins..((i + 1) * side).div_ceil(bins);
+            move |from: usize| if range.contains(&from) { 1.0 / range.len() as f64 } else { 0.0 }
+        };
+        Self::new(side, bins, weights, device)
+    }
+
+    /// `weights(i)(j)` is the share of pixel `j` in the new pixel `i`.
+    fn new<W: Fn(usize) -> f64>(
+        side: usize,
+        new_side: usize,
+        weights: impl Fn(usize) -> W,
+        device: Device,
+    ) -> Self {
+        let rows: Vec<f32> = (0..new_side)
+            .flat_map(|i| (0..side).map(weights(i)).collect::<Vec<_>>())
+            .map(|w| w as f32)
+            .collect();
+        let matrix = Tensor::from_slice(&rows).reshape([new_side as i64, side as i64]);
+        Self { matrix: matrix.tr().contiguous().to_device(device) }
+    }
+
+    /// [N, C, side, side] to [N, C, new side, new side].
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        let matrix = self.matrix.to_device(x.device()).to_kind(x.kind());
+        x.matmul(&matrix).transpose(2, 3).matmul(&matrix).transpose(2, 3)
+    }
+}
+
+/// Halves an image by taking the maximum of each 2 x 2 square.
+pub(crate) fn max_pool(x: &Tensor) -> Tensor {
+    x.max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)
+}
+
+/// Maximum of each 3 x 3 square at every second pixel, with `padding` pixels around.
+pub(crate) fn max_pool3(x: &Tensor, padding: i64) -> Tensor {
+    x.max_pool2d([3, 3], [2, 2], [padding, padding], [1, 1], false)
+}

@@ -1,0 +1,349 @@
+//! The agent: what the coordinator commands, given to the ranks that it is for.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mtinet_domain::spec::DeviceChoice;
+use mtinet_domain::trial::{Device, RankAssignment};
+use mtinet_domain::{AttemptId, Rank, SlotIndex};
+use mtinet_proto::v1::report::Fact;
+use mtinet_proto::v1::worker_client::WorkerClient;
+use mtinet_proto::v1::{self, RendezvousReady, StartRank};
+use mtinet_runtime::artifacts::Cache;
+use mtinet_runtime::convert::{FromProto, RankExit, ToProto, required};
+use mtinet_runtime::net::{self, NetError};
+use mtinet_runtime::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tracing::Instrument;
+
+use crate::link::{Command, Link};
+use crate::rank::{RankCommand, RankTask, not_started};
+use crate::session::{RankKey, Session};
+use crate::uplink::Uplink;
+
+/// How an agent runs; see `default.toml` for what a user sets.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The coordinator's address.
+    pub coordinator: String,
+    /// The name that people see.
+    pub name: String,
+    /// The device of each slot.
+    pub devices: Vec<Device>,
+    /// Intra-operation threads of each trainer.
+    pub threads: u32,
+    /// Data sets lie here, canonical.
+    pub data_root: PathBuf,
+    /// Logs, caches and files on their way.
+    pub work_dir: PathBuf,
+    /// Address that collectives bind to and other workers reach.
+    pub advertise: String,
+    /// The trainer's program.
+    pub trainer: PathBuf,
+    /// End once there is nothing to do.
+    pub exit_when_idle: bool,
+    /// Bound of the local checkpoint cache.
+    pub artifact_cache_bytes: u64,
+    /// How long things may take.
+    pub timings: Timings,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timings {
+    /// A trainer, from its start to its hello.
+    pub hello: Duration,
+    /// Measurements are gathered this long.
+    pub metrics: Duration,
+    /// Trainers, to end at a step boundary when the agent ends.
+    pub stop_grace: Duration,
+    /// Uploads and acknowledgements after that.
+    pub farewell: Duration,
+    /// Nothing to do before `exit_when_idle` ends the agent.
+    pub idle: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(60),
+            metrics: Duration::from_millis(250),
+            stop_grace: Duration::from_secs(5),
+            farewell: Duration::from_secs(3),
+            idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why an agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The coordinator refuses it, in these words.
+    #[error("the coordinator refuses this worker: {0}")]
+    Refused(String),
+    /// The coordinator's address is none.
+    #[error(transparent)]
+    Address(#[from] NetError),
+    /// No place for the trainers' sockets.
+    #[error("could not make a directory for sockets; set XDG_RUNTIME_DIR or TMPDIR to one with a short path")]
+    Sockets(#[source] std::io::Error),
+}
+
+/// What all ranks share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) options: Options,
+    pub(crate) uplink: Uplink,
+    /// On a connection of its own, so that files never hold up heartbeats.
+    pub(crate) client: WorkerClient<Channel>,
+    pub(crate) cache: Cache,
+    sockets: tempfile::TempDir,
+    next_socket: AtomicU64,
+}
+
+impl Shared {
+    /// A path for one rank's socket, short enough for a socket's name.
+    pub(crate) fn next_socket(&self) -> PathBuf {
+        self.sockets.path().join(self.next_socket.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}
+
+/// Longest directory for sockets: a socket's whole path has 108 bytes at most.
+const MAX_SOCKET_DIR_BYTES: usize = 80;
+
+/// Runs an agent until `shutdown`, or until there is nothing to do with `exit_when_idle`.
+///
+/// # Errors
+/// [`AgentError::Refused`] where the coordinator does not want it. A coordinator that is away is waited for.
+pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError> {
+    let session = Session::new(options.name.clone(), options.devices.clone());
+    let uplink = Uplink::new(session);
+    let (sender, commands) = mpsc::unbounded_channel();
+    let link = Link::new(options.coordinator.clone(), options.name.clone(), uplink.clone(), sender);
+    let shared = Arc::new(Shared {
+        uplink,
+        client: net::worker_client(net::connect_lazy(&options.coordinator)?),
+        cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
+        sockets: socket_dir().map_err(AgentError::Sockets)?,
+        next_socket: AtomicU64::new(0),
+        options,
+    });
+    tracing::info!(
+        coordinator = shared.options.coordinator,
+        devices = %shared.options.devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        data_root = %shared.options.data_root.display(),
+        work_dir = %shared.options.work_dir.display(),
+        "worker starts"
+    );
+    Agent { shared, held: Held::default(), tasks: JoinSet::new() }.run(link, commands, shutdown).await
+}
+
+fn socket_dir() -> std::io::Result<tempfile::TempDir> {
+    let short = |dir: PathBuf| (dir.as_os_str().len() <= MAX_SOCKET_DIR_BYTES && dir.is_dir()).then_some(dir);
+    let dir = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .and_then(short)
+        .or_else(|| short(std::env::temp_dir()))
+        .unwrap_or_else(|| PathBuf::from("/tmp"));
+    let make = |dir: PathBuf| tempfile::Builder::new().prefix("mtinet-").tempdir_in(dir);
+    make(dir).or_else(|_| make(std::env::temp_dir()))
+}
+
+/// The ranks that hold a slot, and how to reach them.
+type Held = Arc<Mutex<HashMap<RankKey, (SlotIndex, mpsc::UnboundedSender<RankCommand>)>>>;
+
+struct Agent {
+    shared: Arc<Shared>,
+    held: Held,
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    async fn run(
+        mut self,
+        link: Link,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        shutdown: &Shutdown,
+    ) -> Result<(), AgentError> {
+        let mut link = tokio::spawn(link.run());
+        let uplink = self.shared.uplink.clone();
+        let mut reached = false;
+        let mut idle_since = Instant::now();
+        let result = loop {
+            let idle = reached && self.tasks.is_empty() && uplink.backlog().reports == 0;
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => break Ok(()),
+                refused = &mut link => {
+                    break Err(AgentError::Refused(refused.unwrap_or_else(|error| error.to_string())));
+                }
+                Some(command) = commands.recv() => self.on_command(command),
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a rank's task broke off");
+                    }
+                    idle_since = Instant::now();
+                }
+                () = uplink.wait_for(|backlog| backlog.welcome), if !reached => {
+                    reached = true;
+                    idle_since = Instant::now();
+                }
+                () = uplink.wait_for(|backlog| backlog.reports == 0), if !idle && reached && self.tasks.is_empty() => {}
+                () = tokio::time::sleep_until(idle_since + self.shared.options.timings.idle),
+                    if idle && self.shared.options.exit_when_idle =>
+                {
+                    tracing::info!("nothing to do: ending");
+                    break Ok(());
+                }
+            }
+        };
+        self.farewell().await;
+        link.abort();
+        result
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Start(start) => self.on_start(*start),
+            Command::Connect(connect) => {
+                let Some(attempt) = attempt_of(connect.attempt) else { return };
+                let ready = RendezvousReady { host: connect.host, port: connect.port };
+                self.tell(|key| key == (attempt, Rank(connect.rank)), || RankCommand::Connect(ready.clone()));
+            }
+            Command::Stop(stop) => {
+                let Some(attempt) = attempt_of(stop.attempt) else { return };
+                let grace = Duration::from_millis(stop.grace_ms.into());
+                self.tell(
+                    |key| key.0 == attempt,
+                    || RankCommand::Stop { reason: stop.reason.clone(), grace },
+                );
+            }
+        }
+    }
+
+    /// Ranks that are not here any more have reported their end: commands for them are late, not wrong.
+    fn tell(&self, of: impl Fn(RankKey) -> bool, command: impl Fn() -> RankCommand) {
+        for (key, (_, commands)) in lock(&self.held).iter() {
+            if of(*key) && commands.send(command()).is_err() {
+                tracing::debug!(attempt = %key.0, rank = %key.1, "the rank has just ended");
+            }
+        }
+    }
+
+    fn on_start(&mut self, start: StartRank) {
+        let Some(attempt) = attempt_of(start.attempt.clone()) else { return };
+        let key = (attempt, Rank(start.rank));
+        let slot = SlotIndex(start.slot);
+        let trial = attempt.trial;
+        let span = tracing::info_span!("rank", study = %trial.study, trial = %trial.key, attempt = %attempt.number, rank = %key.1);
+        let _entered = span.enter();
+        if lock(&self.held).contains_key(&key) {
+            tracing::warn!("told again to start a rank that is here");
+            return;
+        }
+        self.shared.uplink.hold(key, slot);
+        let (sender, commands) = mpsc::unbounded_channel();
+        let checked = self.check(&start, slot);
+        if checked.is_ok() {
+            lock(&self.held).insert(key, (slot, sender));
+        }
+        let (shared, held) = (Arc::clone(&self.shared), Arc::clone(&self.held));
+        let task = async move {
+            let exit = match checked {
+                Err(message) => not_started(message),
+                Ok((assignment, device)) => {
+                    let task = RankTask { shared: Arc::clone(&shared), assignment, start, device, commands };
+                    // In a task of its own, so that a panic becomes a report like every other end.
+                    let running = AbortOnDrop(tokio::spawn(task.run().in_current_span()));
+                    running.finish().await
+                }
+            };
+            // Free before it is told: the coordinator may use the slot again at once.
+            lock(&held).remove(&key);
+            shared.uplink.report(key, Fact::Exited(exit.to_proto())).await;
+        };
+        self.tasks.spawn(task.instrument(span.clone()));
+    }
+
+    /// What a rank may be started with, in words where it may not.
+    fn check(&self, start: &StartRank, slot: SlotIndex) -> Result<(RankAssignment, Device), String> {
+        let assignment = RankAssignment::from_proto(start.clone()).map_err(|error| error.to_string())?;
+        let devices = &self.shared.options.devices;
+        let Some(&device) = devices.get(slot.0 as usize) else {
+            return Err(format!("this worker has no slot {slot}: it has {}", devices.len()));
+        };
+        let fits = match assignment.spec.resources.device {
+            DeviceChoice::Auto => true,
+            DeviceChoice::Cpu => device == Device::Cpu,
+            DeviceChoice::Cuda => device != Device::Cpu,
+        };
+        if !fits {
+            return Err(format!(
+                "slot {slot} is {device}, which the study's resources.device does not allow"
+            ));
+        }
+        let key = assignment.attempt.trial.key;
+        if !assignment.spec.trials().contains(&key) {
+            return Err(format!("the study has no trial {key}"));
+        }
+        match lock(&self.held).iter().find(|(_, (held, _))| *held == slot) {
+            Some(((attempt, rank), _)) => Err(format!("slot {slot} is held by {attempt} rank {rank}")),
+            None => Ok((assignment, device)),
+        }
+    }
+
+    /// Ends all trainers at a step boundary, stores what they leave, and tells no ends: the coordinator is to see
+    /// that a worker left, which does not count as a failure of its trials.
+    async fn farewell(&mut self) {
+        let timings = self.shared.options.timings;
+        let uplink = &self.shared.uplink;
+        uplink.with(Session::leave);
+        let reason = "the worker is being stopped".to_owned();
+        self.tell(|_| true, || RankCommand::Stop { reason: reason.clone(), grace: timings.stop_grace });
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(timings.stop_grace + timings.farewell, all_ended).await.is_err() {
+            tracing::warn!("some of what the trainers wrote could not be stored in time");
+        }
+        // Dropped tasks kill their trainers.
+        self.tasks.shutdown().await;
+        let backlog = uplink.backlog();
+        if backlog.welcome {
+            let acknowledged = uplink.wait_for(|backlog| backlog.reports == 0);
+            if tokio::time::timeout(timings.farewell, acknowledged).await.is_err() {
+                tracing::warn!(reports = uplink.backlog().reports, "reports were not acknowledged in time");
+            }
+        }
+    }
+}
+
+/// A rank's task, which ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<RankExit>);
+
+impl AbortOnDrop {
+    async fn finish(mut self) -> RankExit {
+        (&mut self.0).await.unwrap_or_else(|error| not_started(format!("a mistake in the worker: {error}")))
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn attempt_of(attempt: Option<v1::Attempt>) -> Option<AttemptId> {
+    required("attempt", attempt)
+        .inspect_err(|error| tracing::error!(%error, "ignoring a command that names no attempt"))
+        .ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The map is whole at every await and panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

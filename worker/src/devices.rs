@@ -1,0 +1,165 @@
+//! What a machine lends: the devices behind its slots, and the threads of each.
+
+use std::str::FromStr;
+
+use mtinet_domain::trial::Device;
+
+/// Cores that one CPU slot gets by default: training one small network gains little from more.
+const CORES_PER_SLOT: usize = 2;
+
+/// The devices that a user names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceList {
+    /// Every CUDA device; without one, CPU slots by the number of cores.
+    Auto,
+    /// So many shares of the CPU.
+    Cpu(usize),
+    /// These CUDA devices.
+    Cuda(Vec<u32>),
+}
+
+/// Devices that cannot be lent.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// Text that names no devices.
+    #[error("`{0}` names no devices: write auto, cpu, cpu:N (N from 1) or a list such as cuda:0,cuda:1")]
+    Syntax(String),
+    /// A device named twice.
+    #[error("cuda:{0} is named twice")]
+    Twice(u32),
+    /// A device that is not here.
+    #[error("there is no cuda:{index} on this machine ({found} CUDA devices found); see /dev/nvidia*")]
+    Absent {
+        /// The ordinal as given.
+        index: u32,
+        /// How many there are.
+        found: usize,
+    },
+}
+
+impl FromStr for DeviceList {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let syntax = || DeviceError::Syntax(text.to_owned());
+        match text.trim() {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu(1)),
+            _ => {}
+        }
+        if let Some(count) = text.trim().strip_prefix("cpu:") {
+            return match count.parse() {
+                Ok(count) if count > 0 => Ok(Self::Cpu(count)),
+                _ => Err(syntax()),
+            };
+        }
+        let mut devices = Vec::new();
+        for part in text.split(',') {
+            let index = part.trim().strip_prefix("cuda:").and_then(|index| index.parse().ok());
+            let index = index.ok_or_else(syntax)?;
+            if devices.contains(&index) {
+                return Err(DeviceError::Twice(index));
+            }
+            devices.push(index);
+        }
+        Ok(Self::Cuda(devices))
+    }
+}
+
+impl DeviceList {
+    /// The device of each slot, in order of the slots.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`] for a CUDA device that `machine` has not.
+    pub fn on(&self, machine: &Machine) -> Result<Vec<Device>, DeviceError> {
+        match self {
+            Self::Auto if machine.cuda_devices > 0 => {
+                Ok((0..).map(Device::Cuda).take(machine.cuda_devices).collect())
+            }
+            Self::Auto => Ok(vec![Device::Cpu; (machine.cores / CORES_PER_SLOT).max(1)]),
+            Self::Cpu(count) => Ok(vec![Device::Cpu; *count]),
+            Self::Cuda(indices) => {
+                let found = machine.cuda_devices;
+                match indices.iter().find(|index| **index as usize >= found) {
+                    Some(&index) => Err(DeviceError::Absent { index, found }),
+                    None => Ok(indices.iter().copied().map(Device::Cuda).collect()),
+                }
+            }
+        }
+    }
+}
+
+/// What a machine has.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// CUDA devices that libtorch will see.
+    pub cuda_devices: usize,
+}
+
+impl Machine {
+    /// This machine, without a CUDA library or tool: device nodes, narrowed by `CUDA_VISIBLE_DEVICES`.
+    pub fn detect() -> Self {
+        let nodes = std::fs::read_dir("/dev").map_or(0, |entries| {
+            entries.flatten().filter(|entry| is_gpu_node(&entry.file_name().to_string_lossy())).count()
+        });
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        Self {
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cuda_devices: visible.map_or(nodes, |list| nodes.min(visible_count(&list))),
+        }
+    }
+
+    /// Intra-operation threads of each of `slots` trainers.
+    pub fn threads_per_slot(&self, slots: usize) -> u32 {
+        u32::try_from(self.cores / slots.max(1)).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// `nvidia0`, `nvidia1`, ... but neither `nvidiactl` nor `nvidia-uvm`.
+fn is_gpu_node(name: &str) -> bool {
+    name.strip_prefix("nvidia")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// CUDA takes the list up to its first invalid entry; an empty list hides everything.
+fn visible_count(list: &str) -> usize {
+    list.split(',').map(str::trim).take_while(|entry| !entry.is_empty() && *entry != "-1").count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_understood() {
+        let machine = Machine { cores: 9, cuda_devices: 2 };
+        let on = |text: &str| text.parse::<DeviceList>().unwrap().on(&machine).unwrap();
+        assert_eq!(on("auto"), [Device::Cuda(0), Device::Cuda(1)]);
+        assert_eq!(on("cpu"), [Device::Cpu]);
+        assert_eq!(on("cpu:3"), [Device::Cpu; 3]);
+        assert_eq!(on("cuda:1, cuda:0"), [Device::Cuda(1), Device::Cuda(0)]);
+        let plain = Machine { cuda_devices: 0, ..machine };
+        assert_eq!(DeviceList::Auto.on(&plain).unwrap(), [Device::Cpu; 4]);
+        assert_eq!(plain.threads_per_slot(4), 2);
+        assert_eq!(Machine { cores: 1, cuda_devices: 0 }.threads_per_slot(4), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for bad in ["", "cpu:0", "cpu:x", "gpu", "cuda", "cuda:", "cuda:0,", "cuda:0;cuda:1"] {
+            assert_eq!(bad.parse::<DeviceList>(), Err(DeviceError::Syntax(bad.to_owned())));
+        }
+        assert_eq!("cuda:0,cuda:0".parse::<DeviceList>(), Err(DeviceError::Twice(0)));
+        let absent = DeviceList::Cuda(vec![2]).on(&Machine { cores: 1, cuda_devices: 2 });
+        assert_eq!(absent, Err(DeviceError::Absent { index: 2, found: 2 }));
+    }
+
+    #[test]
+    fn only_gpus_are_counted() {
+        let nodes = ["nvidia0", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia", "null"];
+        assert_eq!(nodes.iter().filter(|name| is_gpu_node(name)).count(), 2);
+        assert_eq!(["0,1", "", "-1", "GPU-x,-1,3"].map(visible_count), [2, 0, 0, 1]);
+    }
+}

@@ -1,0 +1,23 @@
+//! The agent of one machine: it joins a coordinator, holds the machine's devices as slots, and starts, watches and
+//! ends one trainer process per rank.
+//!
+//! It schedules nothing and trains nothing; it never links libtorch. Whatever a trainer says is repeated to the
+//! coordinator until that acknowledges it, in order and once. Trainers go on while the coordinator is away.
+#![warn(missing_docs)]
+
+mod agent;
+mod conversation;
+mod dataset;
+pub mod devices;
+mod frames;
+mod link;
+mod outbox;
+mod prepare;
+mod process;
+mod rank;
+mod session;
+pub mod settings;
+mod uplink;
+mod uploads;
+
+pub use agent::{AgentError, Options, Timings, run};

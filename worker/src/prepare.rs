@@ -1,0 +1,209 @@
+//! What a rank needs before its trainer starts: the data set, the checkpoint to go on from, and its own directories.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use mtinet_domain::trial::{CheckpointRef, Device, RankAssignment};
+use mtinet_proto::v1::{StartRank, TrainerStart};
+use mtinet_runtime::artifacts::ArtifactError;
+use mtinet_runtime::convert::ToProto;
+
+use crate::agent::Shared;
+use crate::dataset;
+use crate::link::{chain, delays};
+
+/// Downloads of a checkpoint that arrive damaged before it is given up.
+const DAMAGED_TRIES: usize = 3;
+
+/// A rank that is ready to start.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What its trainer is told.
+    pub start: TrainerStart,
+    /// Its directory, empty but for the checkpoints.
+    pub dir: RankDir,
+    /// Its log.
+    pub log: PathBuf,
+}
+
+/// A rank's own directory, which goes with it: what is worth keeping is stored by then, or in the cache.
+#[derive(Debug)]
+pub struct RankDir(PathBuf);
+
+impl RankDir {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for RankDir {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, dir = %self.0.display(), "could not remove the rank's directory");
+        }
+    }
+}
+
+/// Gets everything together.
+///
+/// # Errors
+/// In words, naming what is missing and what to do.
+pub async fn prepare(
+    shared: &Shared,
+    assignment: &RankAssignment,
+    device: Device,
+    start: StartRank,
+) -> Result<Prepared, String> {
+    let options = &shared.options;
+    let (root, wanted) = (options.data_root.clone(), assignment.dataset.clone());
+    let dataset_dir = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted))
+        .await
+        .map_err(|error| format!("looking for the data set broke off: {error}"))?
+        .map_err(|error| error.to_string())?;
+    let (dir, log) = directories(&options.work_dir, assignment)
+        .map_err(|error| format!("work directory {}: {error}", options.work_dir.display()))?;
+    let resume = Resume::fetch(shared, assignment, dir.path(), &log).await?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let optional_text = |path: &Option<PathBuf>| path.as_deref().map(text).unwrap_or_default();
+    Ok(Prepared {
+        start: TrainerStart {
+            assignment: Some(StartRank {
+                resume: resume.resume.map(ToProto::to_proto),
+                fallback: resume.fallback.map(ToProto::to_proto),
+                ..start
+            }),
+            device: Some(device.to_proto()),
+            threads: options.threads,
+            host: options.advertise.clone(),
+            dataset_dir: text(&dataset_dir),
+            cache_dir: text(&options.work_dir.join("cache/slices")),
+            work_dir: text(dir.path()),
+            resume_path: optional_text(&resume.resume_path),
+            fallback_path: optional_text(&resume.fallback_path),
+        },
+        dir,
+        log,
+    })
+}
+
+/// The rank's own directory, new and empty, and its log beside it.
+fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<(RankDir, PathBuf)> {
+    let trial = assignment.attempt.trial;
+    let key = trial.key;
+    let attempt = work_dir
+        .join(format!("study-{}-{}", trial.study, plain(&assignment.study_name)))
+        .join(format!("{}-{}-{}", key.arm, key.fold, key.seed))
+        .join(assignment.attempt.number.to_string());
+    let dir = attempt.join(format!("rank{}", assignment.rank));
+    // Left over where this attempt's number was used before, by an agent of another coordinator.
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => std::fs::create_dir_all(&dir)?,
+    }
+    std::fs::create_dir_all(work_dir.join("cache/slices"))?;
+    Ok((RankDir(dir), attempt.join(format!("rank{}.log", assignment.rank))))
+}
+
+/// A name as one plain path component.
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' }).collect()
+}
+
+/// The checkpoints that a trainer is given.
+#[derive(Debug, Default)]
+struct Resume<'a> {
+    resume: Option<&'a CheckpointRef>,
+    resume_path: Option<PathBuf>,
+    fallback: Option<&'a CheckpointRef>,
+    fallback_path: Option<PathBuf>,
+}
+
+impl<'a> Resume<'a> {
+    /// Fetches and checks both. Where the newer one is lost the older takes its place, and the log says so; an
+    /// attempt that has checkpoints never starts from the beginning in silence.
+    async fn fetch(
+        shared: &Shared,
+        assignment: &'a RankAssignment,
+        dir: &Path,
+        log: &Path,
+    ) -> Result<Self, String> {
+        let Some(resume) = &assignment.resume else { return Ok(Self::default()) };
+        let fallback = assignment.fallback.as_ref();
+        let resume_path = checkpoint(shared, resume, &dir.join("resume.safetensors")).await;
+        let fallback_path = match fallback {
+            Some(fallback) => Some(checkpoint(shared, fallback, &dir.join("fallback.safetensors")).await),
+            None => None,
+        };
+        match (resume_path, fallback_path) {
+            (Ok(path), fallback_path) => {
+                let fallback_path = fallback_path.and_then(|path| {
+                    path.inspect_err(|error| tracing::warn!(error, "the older checkpoint is lost")).ok()
+                });
+                let fallback = fallback.filter(|_| fallback_path.is_some());
+                Ok(Self { resume: Some(resume), resume_path: Some(path), fallback, fallback_path })
+            }
+            (Err(error), Some(Ok(path))) => {
+                let step = fallback.map_or(0, |fallback| fallback.step);
+                let line = format!(
+                    "the checkpoint of step {} is lost ({error}); going on from that of step {step}",
+                    resume.step
+                );
+                tracing::warn!("{line}");
+                note(log, &line);
+                Ok(Self { resume: fallback, resume_path: Some(path), fallback: None, fallback_path: None })
+            }
+            (Err(error), None) => Err(format!(
+                "the checkpoint of step {} is lost and there is none before it: {error}",
+                resume.step
+            )),
+            (Err(error), Some(Err(older))) => Err(format!(
+                "both checkpoints are lost: step {}: {error}; the one before: {older}",
+                resume.step
+            )),
+        }
+    }
+}
+
+/// Brings a checkpoint to `dest`, checked; waits while the coordinator is merely away.
+async fn checkpoint(shared: &Shared, checkpoint: &CheckpointRef, dest: &Path) -> Result<PathBuf, String> {
+    let mut damaged = 0;
+    let mut client = shared.client.clone();
+    for delay in delays() {
+        match shared.cache.get_or_fetch(&mut client, &checkpoint.artifact).await {
+            Ok(cached) => {
+                // The rank's own link to it: the cache may drop its name at any time.
+                let linked = tokio::fs::hard_link(&cached, dest).await;
+                if linked.is_err() {
+                    tokio::fs::copy(&cached, dest).await.map_err(|error| error.to_string())?;
+                }
+                return Ok(dest.to_owned());
+            }
+            Err(ArtifactError::Damaged { hash, problem }) => {
+                damaged += 1;
+                tracing::warn!(hash, problem, "a checkpoint arrived damaged");
+                if damaged == DAMAGED_TRIES {
+                    return Err(format!("artifact {hash} is damaged: {problem}"));
+                }
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = chain(&error), step = checkpoint.step, "fetching a checkpoint waits");
+            }
+            Err(error) => return Err(chain(&error)),
+        }
+        tokio::time::sleep(delay).await;
+    }
+    Err("gave up fetching".to_owned())
+}
+
+/// Writes a line of the agent's into a rank's log, where its reader looks.
+fn note(log: &Path, line: &str) {
+    let written = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .and_then(|mut file| writeln!(file, "mtinet-worker: {line}"));
+    if let Err(error) = written {
+        tracing::warn!(%error, log = %log.display(), "could not write the log");
+    }
+}

@@ -1,0 +1,156 @@
+//! One trainer process: how it is started, how it is ended, and what its end looks like in words.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use mtinet_domain::trial::ProcessExit;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+/// Variables that no trainer needs and no log may show.
+const SECRET_PREFIX: &str = "MTINET_TOKEN";
+
+/// Lines of a log that a message repeats, and how far back they are looked for.
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: u64 = 8 << 10;
+
+/// A running trainer, the leader of its own process group. Dropping it kills it.
+#[derive(Debug)]
+pub struct Trainer {
+    child: Child,
+    group: Pid,
+    out_of_memory_kills: Option<u64>,
+}
+
+impl Trainer {
+    /// Starts `program run --socket SOCKET` with its output appended to `log`.
+    ///
+    /// # Errors
+    /// Where the program cannot be executed or the log cannot be written.
+    pub fn spawn(program: &Path, socket: &Path, log: &Path, threads: u32) -> io::Result<Self> {
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(program);
+        command
+            .args(["run", "--socket"])
+            .arg(socket)
+            .env("OMP_NUM_THREADS", threads.to_string())
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .process_group(0)
+            .kill_on_drop(true);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with(SECRET_PREFIX) {
+                command.env_remove(name);
+            }
+        }
+        let out_of_memory_kills = out_of_memory_kills();
+        let child = command.spawn()?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.ok_or_else(|| io::Error::other("the trainer has no process id"))?;
+        Ok(Self { child, group: Pid::from_raw(pid), out_of_memory_kills })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.group.as_raw().unsigned_abs()
+    }
+
+    /// Kills the whole process group.
+    pub fn kill(&self) {
+        // ESRCH: it is gone already.
+        if let Err(error) = killpg(self.group, Signal::SIGKILL)
+            && error != nix::errno::Errno::ESRCH
+        {
+            tracing::warn!(%error, pid = self.pid(), "could not kill the trainer");
+        }
+    }
+
+    /// Waits for its end; whatever it started itself is then ended too.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        self.kill();
+        Ok(status)
+    }
+
+    /// Whether the kernel has killed a process of this control group for memory since the trainer started.
+    pub fn memory_ran_out(&self) -> Option<bool> {
+        Some(out_of_memory_kills()? > self.out_of_memory_kills?)
+    }
+}
+
+/// How a process ended, as the domain has it.
+pub fn exit_of(status: ExitStatus) -> ProcessExit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ProcessExit::Code(code),
+        (None, Some(signal)) => ProcessExit::Signal(signal),
+        (None, None) => ProcessExit::Code(-1),
+    }
+}
+
+/// The end of a process in words, e.g. `killed by signal 9 (SIGKILL); possibly out of memory`.
+pub fn exit_words(exit: ProcessExit, memory_ran_out: Option<bool>) -> String {
+    let ProcessExit::Signal(number) = exit else { return format!("ended with {exit}") };
+    let name = Signal::try_from(number).map_or("unknown", Signal::as_str);
+    let memory = match (name, memory_ran_out) {
+        ("SIGKILL", Some(true)) => "; the kernel ended a process here because memory ran out",
+        ("SIGKILL", None) => "; possibly out of memory",
+        ("SIGKILL", Some(false)) => "; possibly out of memory, though the control group counts no such kill",
+        _ => "",
+    };
+    format!("killed by signal {number} ({name}){memory}")
+}
+
+/// The last lines of a log, at most a few kilobytes; empty where there is none.
+pub fn log_tail(log: &Path) -> String {
+    let read = || -> io::Result<String> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n").trim().to_owned()
+}
+
+/// Kills for lack of memory that this process's control group (v2) counts; none where it cannot be read.
+fn out_of_memory_kills() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let events = PathBuf::from("/sys/fs/cgroup").join(group).join("memory.events");
+    std::fs::read_to_string(events)
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))
+        .and_then(|count| count.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_in_words() {
+        assert_eq!(exit_words(ProcessExit::Code(3), None), "ended with exit code 3");
+        let killed = exit_words(ProcessExit::Signal(9), None);
+        assert_eq!(killed, "killed by signal 9 (SIGKILL); possibly out of memory");
+        assert_eq!(exit_words(ProcessExit::Signal(11), Some(true)), "killed by signal 11 (SIGSEGV)");
+        assert!(exit_words(ProcessExit::Signal(9), Some(true)).contains("memory ran out"));
+    }
+
+    #[test]
+    fn only_the_end_of_a_log_is_repeated() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let lines: Vec<String> = (0..5000).map(|line| format!("line {line}")).collect();
+        std::fs::write(log.path(), lines.join("\n")).unwrap();
+        let tail = log_tail(log.path());
+        assert!(tail.starts_with("line 4980\n") && tail.ends_with("line 4999"), "{tail}");
+        assert_eq!(log_tail(Path::new("/nowhere")), "");
+    }
+}

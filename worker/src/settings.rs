@@ -1,0 +1,197 @@
+//! What the agent's user can set: flags over environment over file over `default.toml`, resolved to [`Options`].
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use mtinet_runtime::config::{ConfigError, Layers};
+use serde::Deserialize;
+
+use crate::agent::{Options, Timings};
+use crate::devices::{DeviceList, Machine};
+
+/// The reference of all keys.
+const DEFAULTS: &str = include_str!("default.toml");
+
+/// File name of the trainer's program.
+const TRAINER: &str = "mtinet-trainer";
+
+/// Joins a coordinator and runs trainers on this machine's devices.
+///
+/// Exit codes: 0 done (or idle with --exit-when-idle), 2 usage or configuration, 3 refused by the coordinator,
+/// 130 interrupted. Log lines go to standard error, filtered by MTINET_LOG.
+#[derive(Debug, Parser)]
+#[command(name = "mtinet-worker", version)]
+pub struct Cli {
+    /// Address of the coordinator, e.g. `http://head-node:7300`.
+    #[arg(long, env = "MTINET_COORDINATOR", value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1 [default: auto].
+    #[arg(long)]
+    pub devices: Option<String>,
+    /// Data sets lie in this directory; no study reaches outside of it [default: the current directory].
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Logs, caches and files on their way [default: under $XDG_STATE_HOME or the temporary directory].
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// Address that collectives bind to and other workers reach [default: 127.0.0.1].
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+    /// The trainer's program [default: mtinet-trainer beside this program].
+    #[arg(long, value_name = "PATH")]
+    pub trainer: Option<PathBuf>,
+    /// The name that people see [default: the host's name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// End once the coordinator has been reached and then nothing has run for 10 seconds.
+    #[arg(long)]
+    pub exit_when_idle: bool,
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The merged configuration, as in `default.toml`.
+#[derive(Debug, Deserialize)]
+pub struct Settings {
+    /// `[worker]`
+    pub worker: WorkerSettings,
+    /// `[log]`
+    pub log: LogSettings,
+}
+
+/// `[worker]`
+#[derive(Debug, Deserialize)]
+pub struct WorkerSettings {
+    /// Address of the coordinator.
+    pub coordinator: String,
+    /// What this machine lends.
+    pub devices: String,
+    /// Where data sets lie.
+    pub data_root: PathBuf,
+    /// Where the agent writes.
+    pub work_dir: PathBuf,
+    /// Address of the collectives.
+    pub advertise: String,
+    /// The trainer's program.
+    pub trainer: PathBuf,
+    /// The name that people see.
+    pub name: String,
+    /// Whether to end when idle.
+    pub exit_when_idle: bool,
+    /// Bound of the local checkpoint cache, in GB.
+    pub artifact_cache_gb: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Deserialize)]
+pub struct LogSettings {
+    /// One JSON object a line.
+    pub json: bool,
+}
+
+impl Settings {
+    /// Merges all layers.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown key, a wrong value.
+    pub fn load(cli: &Cli) -> Result<Self, ConfigError> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        Layers::new(DEFAULTS)
+            .file(cli.config.as_deref())
+            .flag("--coordinator", "worker.coordinator", cli.coordinator.clone())
+            .flag("--devices", "worker.devices", cli.devices.clone())
+            .flag("--data-root", "worker.data_root", path(&cli.data_root))
+            .flag("--work-dir", "worker.work_dir", path(&cli.work_dir))
+            .flag("--advertise", "worker.advertise", cli.advertise.clone())
+            .flag("--trainer", "worker.trainer", path(&cli.trainer))
+            .flag("--name", "worker.name", cli.name.clone())
+            .flag("--exit-when-idle", "worker.exit_when_idle", cli.exit_when_idle.then_some(true))
+            .load()
+    }
+}
+
+impl WorkerSettings {
+    /// Finds on this machine what the settings name.
+    ///
+    /// # Errors
+    /// A missing coordinator, data root or trainer, devices that are not here.
+    pub fn resolve(self) -> anyhow::Result<Options> {
+        if self.coordinator.is_empty() {
+            bail!("no coordinator: give --coordinator URL, MTINET_COORDINATOR or the key worker.coordinator");
+        }
+        mtinet_runtime::net::check_url(&self.coordinator)?;
+        let machine = Machine::detect();
+        let devices = self.devices.parse::<DeviceList>()?.on(&machine)?;
+        let data_root = if self.data_root.as_os_str().is_empty() { Path::new(".") } else { &self.data_root };
+        let data_root = data_root
+            .canonicalize()
+            .with_context(|| format!("data root {}: give an existing directory", data_root.display()))?;
+        Ok(Options {
+            coordinator: self.coordinator,
+            name: if self.name.is_empty() { host_name() } else { self.name },
+            threads: machine.threads_per_slot(devices.len()),
+            devices,
+            data_root,
+            work_dir: work_dir(&self.work_dir)?,
+            advertise: self.advertise,
+            trainer: trainer(&self.trainer)?,
+            exit_when_idle: self.exit_when_idle,
+            artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),
+            timings: Timings::default(),
+        })
+    }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "worker".to_owned())
+}
+
+fn work_dir(given: &Path) -> anyhow::Result<PathBuf> {
+    let dir = if given.as_os_str().is_empty() {
+        let state = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        state.unwrap_or_else(std::env::temp_dir).join("mtinet-worker")
+    } else {
+        given.to_owned()
+    };
+    std::fs::create_dir_all(&dir)
+        .with_context(|| format!("work directory {}: give --work-dir another", dir.display()))?;
+    dir.canonicalize().with_context(|| format!("work directory {}", dir.display()))
+}
+
+fn trainer(given: &Path) -> anyhow::Result<PathBuf> {
+    let path = if given.as_os_str().is_empty() {
+        let own = std::env::current_exe().context("could not find the path of this program")?;
+        own.with_file_name(TRAINER)
+    } else {
+        given.to_owned()
+    };
+    if !path.is_file() {
+        bail!("no trainer at {}: build or install {TRAINER} there, or give --trainer PATH", path.display());
+    }
+    path.canonicalize().with_context(|| format!("trainer {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_has_every_key_and_flags_win() {
+        let cli = Cli::parse_from(["mtinet-worker", "--coordinator", "head:1", "--exit-when-idle"]);
+        let settings = Settings::load(&cli).unwrap();
+        assert_eq!(settings.worker.coordinator, "head:1");
+        assert!(settings.worker.exit_when_idle);
+        assert_eq!(settings.worker.advertise, "127.0.0.1");
+    }
+
+    #[test]
+    fn a_missing_trainer_says_where_it_was_looked_for() {
+        let message = trainer(Path::new("/nowhere/mtinet-trainer")).unwrap_err().to_string();
+        assert!(message.contains("/nowhere/mtinet-trainer") && message.contains("--trainer"), "{message}");
+    }
+}

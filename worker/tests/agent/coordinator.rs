@@ -1,0 +1,279 @@
+//! A coordinator that schedules nothing: it records what an agent says, and says what a test wants.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mtinet_proto::v1::worker_server::Worker;
+use mtinet_proto::v1::{
+    Ack, Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
+    PutArtifactRequest, Report, Welcome, WorkerMessage, coordinator_message, put_artifact_request, report,
+    worker_message,
+};
+use mtinet_runtime::net;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Nothing in these tests takes longer, unless it never happens.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the coordinator knows; it survives a restart.
+#[derive(Default)]
+pub struct Ledger {
+    pub joins: usize,
+    pub hellos: Vec<Hello>,
+    /// Reports as recorded, each once.
+    pub reports: Vec<Report>,
+    /// Reports that came although they were recorded.
+    pub repeated: usize,
+    pub heartbeats: usize,
+    pub artifacts: HashMap<String, Vec<u8>>,
+    /// What it does not do.
+    pub silent: bool,
+    pub refusal: Option<String>,
+    /// It does not know the worker of the next session any more.
+    pub forgetful: bool,
+    session: Option<mpsc::UnboundedSender<Result<CoordinatorMessage, Status>>>,
+}
+
+impl Ledger {
+    pub fn last_seq(&self) -> u64 {
+        self.reports.last().map_or(0, |report| report.seq)
+    }
+
+    pub fn facts(&self) -> impl Iterator<Item = &report::Fact> {
+        self.reports.iter().filter_map(|report| report.fact.as_ref())
+    }
+
+    pub fn exit(&self) -> Option<mtinet_proto::v1::RankExited> {
+        self.facts().find_map(|fact| match fact {
+            report::Fact::Exited(exited) => Some(exited.clone()),
+            _ => None,
+        })
+    }
+
+    /// The value of a measurement, once one has it.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        self.facts().find_map(|fact| match fact {
+            report::Fact::Metrics(batch) => {
+                batch.records.iter().find_map(|record| record.values.get(name).copied())
+            }
+            _ => None,
+        })
+    }
+
+    pub fn steps(&self) -> Vec<u64> {
+        let records = self.facts().filter_map(|fact| match fact {
+            report::Fact::Metrics(batch) => Some(batch.records.iter().map(|record| record.step)),
+            _ => None,
+        });
+        records.flatten().collect()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Service {
+    ledger: Arc<Mutex<Ledger>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Service {
+    fn change<T>(&self, act: impl FnOnce(&mut Ledger) -> T) -> T {
+        let result = act(&mut self.ledger.lock().unwrap());
+        self.changed.send_modify(|changes| *changes += 1);
+        result
+    }
+
+    fn on_message(&self, message: WorkerMessage) {
+        self.change(|ledger| {
+            let answer = match message.message {
+                Some(worker_message::Message::Hello(hello)) => {
+                    ledger.hellos.push(hello);
+                    coordinator_message::Message::Welcome(Welcome { last_seq: ledger.last_seq() })
+                }
+                Some(worker_message::Message::Heartbeat(_)) => {
+                    ledger.heartbeats += 1;
+                    return;
+                }
+                Some(worker_message::Message::Report(report)) => {
+                    let seq = report.seq;
+                    if seq > ledger.last_seq() {
+                        ledger.reports.push(report);
+                    } else {
+                        ledger.repeated += 1;
+                    }
+                    coordinator_message::Message::Ack(Ack { seq })
+                }
+                None => return,
+            };
+            let is_ack = matches!(answer, coordinator_message::Message::Ack(_));
+            if let (Some(session), false) = (&ledger.session, is_ack && ledger.silent) {
+                let _ = session.send(Ok(CoordinatorMessage { message: Some(answer) }));
+            }
+        });
+    }
+}
+
+#[tonic::async_trait]
+impl Worker for Service {
+    type SessionStream = UnboundedReceiverStream<Result<CoordinatorMessage, Status>>;
+    type GetArtifactStream = Pin<Box<dyn Stream<Item = Result<ArtifactChunk, Status>> + Send>>;
+
+    async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        self.change(|ledger| {
+            if let Some(refusal) = &ledger.refusal {
+                return Err(Status::failed_precondition(refusal.clone()));
+            }
+            ledger.joins += 1;
+            let worker_id = format!("worker-{}", ledger.joins);
+            Ok(Response::new(JoinResponse { worker_id, heartbeat_interval_ms: 20, lease_ms: 3000 }))
+        })
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<WorkerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        if self.change(|ledger| std::mem::take(&mut ledger.forgetful)) {
+            return Err(Status::not_found("no such worker; join again"));
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.change(|ledger| ledger.session = Some(sender));
+        let (service, mut messages) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = messages.message().await {
+                service.on_message(message);
+            }
+            service.change(|ledger| ledger.session = None);
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(receiver)))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<Artifact>, Status> {
+        let (mut announced, mut content) = (None, Vec::new());
+        let mut parts = request.into_inner();
+        while let Some(part) = parts.next().await {
+            match part?.part {
+                Some(put_artifact_request::Part::Announce(artifact)) => announced = Some(artifact),
+                Some(put_artifact_request::Part::Data(data)) => content.extend(data),
+                None => {}
+            }
+        }
+        let found = artifact(&content);
+        if announced.as_ref() != Some(&found) {
+            return Err(Status::data_loss("the content is not what was announced"));
+        }
+        self.change(|ledger| ledger.artifacts.insert(found.blake3.clone(), content));
+        Ok(Response::new(found))
+    }
+
+    async fn get_artifact(
+        &self,
+        request: Request<GetArtifactRequest>,
+    ) -> Result<Response<Self::GetArtifactStream>, Status> {
+        let hash = request.into_inner().blake3;
+        let content = self.ledger.lock().unwrap().artifacts.get(&hash).cloned();
+        let content = content.ok_or_else(|| Status::not_found("there is no such artifact"))?;
+        let chunks: Vec<_> =
+            content.chunks(5).map(|data| Ok(ArtifactChunk { data: data.to_vec() })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+}
+
+/// The reference of some content.
+pub fn artifact(content: &[u8]) -> Artifact {
+    Artifact { blake3: blake3::hash(content).to_hex().to_string(), bytes: content.len() as u64 }
+}
+
+/// A coordinator that can be killed and started again at the same address.
+pub struct Coordinator {
+    service: Service,
+    pub addr: SocketAddr,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Coordinator {
+    pub fn start() -> Self {
+        let mut coordinator =
+            Self { service: Service::default(), addr: "127.0.0.1:0".parse().unwrap(), runtime: None };
+        coordinator.serve();
+        coordinator
+    }
+
+    /// Starts serving, in a runtime of its own, so that killing it cuts every connection.
+    pub fn serve(&mut self) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (service, addr) = (self.service.clone(), self.addr);
+        let (sender, bound) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            let listener = net::bind(&addr.to_string()).await.unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
+            let router = net::server().add_service(net::worker_server(service));
+            router.serve_with_incoming(net::incoming(listener)).await.unwrap();
+        });
+        self.addr = bound.recv_timeout(DEADLINE).unwrap();
+        self.runtime = Some(runtime);
+    }
+
+    /// Ends it at once: no goodbye, no acknowledgement.
+    pub fn kill(&mut self) {
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::block_in_place(|| runtime.shutdown_timeout(DEADLINE));
+        self.change(|ledger| ledger.session = None);
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    pub fn change<T>(&self, act: impl FnOnce(&mut Ledger) -> T) -> T {
+        self.service.change(act)
+    }
+
+    /// Stores some content without having been given it.
+    pub fn store(&self, name: &Artifact, content: &[u8]) {
+        self.change(|ledger| ledger.artifacts.insert(name.blake3.clone(), content.to_vec()));
+    }
+
+    /// Says something in the session, as soon as there is one.
+    pub async fn say(&self, message: coordinator_message::Message) {
+        let session = self.until("a session", |ledger| ledger.session.clone()).await;
+        session.send(Ok(CoordinatorMessage { message: Some(message) })).unwrap();
+    }
+
+    /// Waits until the ledger has something.
+    pub async fn until<T>(&self, what: &str, mut look: impl FnMut(&Ledger) -> Option<T>) -> T {
+        let mut changes = self.service.changed.subscribe();
+        let waiting = async {
+            loop {
+                changes.borrow_and_update();
+                if let Some(found) = look(&self.service.ledger.lock().unwrap()) {
+                    return found;
+                }
+                changes.changed().await.unwrap();
+            }
+        };
+        match tokio::time::timeout(DEADLINE, waiting).await {
+            Ok(found) => found,
+            Err(_) => {
+                panic!("{what} did not come; reports: {:#?}", self.service.ledger.lock().unwrap().reports)
+            }
+        }
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,2 @@
+// Stands in for gloo's header, which the published libtorch does not carry; see context.h.
+#pragma once

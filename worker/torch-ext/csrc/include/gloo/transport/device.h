@@ -1,0 +1,4 @@
+// Stands in for gloo's header, which the published libtorch does not carry; see ../context.h.
+#pragma once
+
+#include <gloo/context.h>

@@ -1,0 +1,109 @@
+// The C surface of the shim: what src/ffi.rs declares. Each function catches every C++ exception and returns it as a
+// failure; none lets one out. Pointers to tensors are borrowed for the call. Durations are milliseconds.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+
+using TensorRef = at::Tensor*;
+
+extern "C" {
+
+// What src/error.rs tells apart.
+enum mtx_kind : int32_t {
+  MTX_OK = 0,
+  MTX_TORCH = 1,       // any error of libtorch
+  MTX_TIMEOUT = 2,     // a peer or the store did not answer in time
+  MTX_CONNECTION = 3,  // a peer or the store is gone, or cannot be reached
+  MTX_UNAVAILABLE = 4, // this libtorch, or this machine, lacks it
+};
+
+// `message` is owned by the caller, who frees it with mtx_free; null where `kind` is MTX_OK.
+struct mtx_failure {
+  int32_t kind;
+  char* message;
+};
+
+struct mtx_store;
+struct mtx_group;
+struct mtx_reducer;
+
+// What autocast was before it was entered.
+struct mtx_autocast {
+  int32_t device;
+  int32_t dtype;
+  bool enabled;
+};
+
+void mtx_free(void* memory);
+
+// `listener` is a bound socket that listens on `port`; it is taken over.
+mtx_failure mtx_store_host(int listener, const char* host, uint16_t port, int64_t timeout, mtx_store** out);
+mtx_failure mtx_store_connect(const char* host, uint16_t port, int64_t timeout, mtx_store** out);
+// Another connection to the same store, so that a wait on one does not hold up the other.
+mtx_failure mtx_store_clone(const mtx_store* store, mtx_store** out);
+mtx_failure mtx_store_set(const mtx_store* store, const char* key, const uint8_t* value, size_t length);
+// `*value` is owned by the caller, who frees it with mtx_free.
+mtx_failure mtx_store_get(const mtx_store* store, const char* key, uint8_t** value, size_t* length);
+mtx_failure mtx_store_wait(const mtx_store* store, const char* const* keys, size_t count, int64_t timeout);
+mtx_failure mtx_store_check(const mtx_store* store, const char* key, bool* present);
+mtx_failure mtx_store_delete(const mtx_store* store, const char* key);
+void mtx_store_free(mtx_store* store);
+
+mtx_failure mtx_group_gloo(
+    const mtx_store* store, const char* prefix, int32_t rank, int32_t size, const char* host, int64_t timeout, mtx_group** out);
+mtx_failure mtx_group_nccl(
+    const mtx_store* store, const char* prefix, int32_t rank, int32_t size, int64_t timeout, mtx_group** out);
+mtx_failure mtx_group_all_reduce(const mtx_group* group, const TensorRef* tensors, size_t count, bool mean);
+mtx_failure mtx_group_broadcast(const mtx_group* group, const TensorRef* tensors, size_t count, int32_t root);
+// `outputs` holds one tensor a rank.
+mtx_failure mtx_group_all_gather(const mtx_group* group, TensorRef input, const TensorRef* outputs, size_t count);
+mtx_failure mtx_group_barrier(const mtx_group* group);
+mtx_failure mtx_group_abort(const mtx_group* group);
+void mtx_group_free(mtx_group* group);
+
+mtx_failure mtx_reducer_new(
+    const mtx_group* group,
+    const TensorRef* params,
+    size_t count,
+    int64_t first_bucket_bytes,
+    int64_t bucket_bytes,
+    bool find_unused,
+    bool bucket_view,
+    mtx_reducer** out);
+mtx_failure mtx_reducer_prepare_for_forward(const mtx_reducer* reducer);
+mtx_failure mtx_reducer_prepare_for_backward(const mtx_reducer* reducer, const TensorRef* outputs, size_t count);
+// Writes the bytes of up to `capacity` buckets, in the order of their reduction, and their number.
+mtx_failure mtx_reducer_buckets(const mtx_reducer* reducer, size_t* bytes, size_t capacity, size_t* count);
+mtx_failure mtx_reducer_free(mtx_reducer* reducer);
+
+mtx_failure mtx_fused_adam(
+    const TensorRef* params,
+    const TensorRef* grads,
+    const TensorRef* exp_avgs,
+    const TensorRef* exp_avg_sqs,
+    const TensorRef* steps,
+    size_t count,
+    double lr,
+    double beta1,
+    double beta2,
+    double weight_decay,
+    double eps);
+mtx_failure mtx_clear_grads(const TensorRef* params, size_t count);
+
+// `device`: 0 CPU, 1 CUDA. `dtype`: c10::ScalarType.
+mtx_failure mtx_autocast_enter(int32_t device, int32_t dtype, mtx_autocast* before);
+mtx_failure mtx_autocast_exit(const mtx_autocast* before);
+
+mtx_failure mtx_set_deterministic(bool on);
+mtx_failure mtx_set_num_threads(int32_t count);
+mtx_failure mtx_set_num_interop_threads(int32_t count);
+mtx_failure mtx_set_cuda_device(int32_t index);
+bool mtx_cuda_build(void);
+bool mtx_cuda_available(void);
+
+} // extern "C"

@@ -1,0 +1,42 @@
+//! What `tch` does not bind of libtorch: c10d's store, process groups and gradient reducer, autocast, the fused Adam step,
+//! and the switches for determinism and threads.
+//!
+//! A C++ shim (`csrc/`) stands behind a safe API; this is the only crate of the workspace with `unsafe` code. Every C++
+//! exception comes back as a [`TorchExtError`]. The crate holds no policy: who is which rank, what is averaged when, and
+//! what happens after an error are decided by the engine.
+//!
+//! A data-parallel step, on every rank of a [`ProcessGroup`]:
+//!
+//! ```ignore
+//! # use mtinet_torch_ext::{ProcessGroup, Reducer, ReducerOptions, clear_grads};
+//! # fn step(params: &[tch::Tensor], group: &ProcessGroup, forward: impl Fn() -> tch::Tensor) -> anyhow::Result<()> {
+//! let reducer = Reducer::new(params, group, &ReducerOptions::default())?; // once
+//! reducer.prepare_for_forward()?;
+//! let loss = forward();
+//! reducer.prepare_for_backward(&[&loss])?;
+//! loss.f_backward()?; // the gradients are now the mean over the ranks
+//! clear_grads(params)?; // after the optimizer's step
+//! # Ok(()) }
+//! ```
+#![warn(missing_docs)]
+#![expect(unsafe_code, reason = "this crate is the workspace's one boundary to C++")]
+
+mod autocast;
+mod error;
+mod ffi;
+mod group;
+mod optim;
+mod reducer;
+mod settings;
+mod store;
+
+pub use autocast::{Autocast, autocast};
+pub use error::{Result, TorchExtError};
+pub use group::{Backend, ProcessGroup};
+pub use optim::{AdamOptions, clear_grads, fused_adam_step};
+pub use reducer::{Reducer, ReducerOptions};
+pub use settings::{
+    cuda_available, is_cuda_build, nccl_available, set_cuda_device, set_deterministic,
+    set_num_interop_threads, set_num_threads,
+};
+pub use store::TcpStore;

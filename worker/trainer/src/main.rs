@@ -1,0 +1,102 @@
+//! `mtinet-trainer`: one process per rank. It wires data, networks and engine together and talks to its agent only.
+//!
+//! `run` is started by `mtinet-worker`; `init` and `forward` are for people who bring or take weights.
+
+mod connection;
+mod failure;
+mod forward;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mtinet_domain::Arm;
+use mtinet_domain::model::{ModelConfig, Preset};
+
+#[derive(Parser)]
+#[command(name = "mtinet-trainer", version, about = "Trains one rank of a trial, and makes or runs weights")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train one rank of a trial; started by mtinet-worker.
+    Run {
+        /// The agent's socket.
+        #[arg(long)]
+        socket: PathBuf,
+    },
+    /// Write freshly initialised weights (safetensors).
+    Init {
+        #[command(flatten)]
+        network: NetworkArgs,
+        /// Height and width of the images that the network is for, in pixels.
+        #[arg(long, default_value_t = 256)]
+        size: usize,
+        /// Contrast phases.
+        #[arg(long, default_value_t = 4)]
+        phases: usize,
+        /// Seed of the initialisation.
+        #[arg(long, default_value_t = 0)]
+        seed: i64,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Run a network in evaluation mode on images from a file.
+    Forward {
+        #[command(flatten)]
+        network: NetworkArgs,
+        /// Weights (safetensors).
+        #[arg(long)]
+        weights: PathBuf,
+        /// Input `x`, float32 [N, phases, H, W], already normalised (safetensors).
+        #[arg(long)]
+        input: PathBuf,
+        /// The file to write: `seg` logits [N,1,H,W], `curve` [N,phases], `cls` logits [N,classes], where the arm has them.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+/// Which network.
+#[derive(Args)]
+struct NetworkArgs {
+    /// The arm, for example mti-net or unet.
+    #[arg(long)]
+    arm: Arm,
+    /// Sizes: paper, fast, small or tiny64.
+    #[arg(long, default_value = "paper")]
+    preset: Preset,
+    /// Lesion classes.
+    #[arg(long, default_value_t = 2)]
+    classes: usize,
+}
+
+impl NetworkArgs {
+    fn config(&self) -> ModelConfig {
+        ModelConfig::preset(self.preset)
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { socket } => run::run(&socket),
+        Command::Init { network, size, phases, seed, out } => {
+            forward::init(&network, size, phases, seed, &out)
+        }
+        Command::Forward { network, weights, input, out } => {
+            forward::forward(&network, &weights, &input, &out)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `run`: one rank of a trial, from the agent's assignment to its results.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use mtinet_domain::event::MetricRecord;
+use mtinet_domain::trial::{CheckpointRef, Device as SlotDevice, RankAssignment};
+use mtinet_engine::{CheckpointFile, EngineError, Finish, FoldData, Gang, Observer, Plan, Results, Trainer};
+use mtinet_proto::v1::{
+    RendezvousReady, SavedCheckpoint, TrainerEvaluated, TrainerFailed, TrainerFinished, TrainerHello,
+    TrainerStart, from_trainer::Message,
+};
+use mtinet_runtime::convert::{self, ToProto};
+use mtinet_torch_ext::{Backend, ProcessGroup, TcpStore};
+use tch::Device;
+
+use crate::connection::Connection;
+use crate::failure::Failure;
+
+/// How long the agent may take to answer, and a gang to assemble.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a collective may wait for a rank. Long, because rank 0 evaluates the held-out fold alone now and then.
+const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
+
+pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
+    let mut connection = Connection::open(socket).map_err(Failure::Agent)?;
+    let hello = Message::Hello(TrainerHello { protocol_version: mtinet_proto::PROTOCOL_VERSION });
+    connection.send(hello).context("failed to greet the agent").map_err(Failure::Agent)?;
+    let start = connection.wait_for_start(START_TIMEOUT).map_err(Failure::Agent)?;
+    let mut session = Session { connection, step: None };
+    match train(&start, &mut session) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let message = format!("{error:#}");
+            // The exit code tells the agent too, should this not get through.
+            session.connection.send(Message::Failed(TrainerFailed { message, step: session.step })).ok();
+            Err(Failure::Training(error))
+        }
+    }
+}
+
+fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
+    let assignment: RankAssignment = convert::required("assignment", start.assignment.clone())?;
+    let device = device(start)?;
+    configure(start, &assignment)?;
+    let work_dir = PathBuf::from(&start.work_dir);
+    std::fs::create_dir_all(&work_dir).with_context(|| format!("failed to create {}", work_dir.display()))?;
+    let gang = assemble(&assignment, device, &start.host, session)?;
+    let (dataset, cache) = (Path::new(&start.dataset_dir), Path::new(&start.cache_dir));
+    let data = FoldData::open(dataset, cache, &assignment.spec, assignment.attempt.trial.key.fold)?;
+    let plan = Plan {
+        spec: assignment.spec.clone(),
+        trial: assignment.attempt.trial.key,
+        device,
+        work_dir: work_dir.clone(),
+    };
+    let mut trainer = Trainer::new(plan, data, gang)?;
+    resume(&mut trainer, start, &assignment)?;
+    session.step = Some(trainer.step());
+    match trainer.run(session)? {
+        Finish::Done(results) => {
+            if let Some(results) = results {
+                session.deliver(&work_dir, &results)?;
+            }
+            session
+                .connection
+                .send(Message::Finished(TrainerFinished {}))
+                .context("failed to report to the agent")
+        }
+        Finish::Stopped { step } => {
+            tracing::info!(step, "stopped at a step boundary as asked");
+            Ok(())
+        }
+    }
+}
+
+fn device(start: &TrainerStart) -> anyhow::Result<Device> {
+    match convert::required("device", start.device)? {
+        SlotDevice::Cpu => Ok(Device::Cpu),
+        SlotDevice::Cuda(_) if !mtinet_torch_ext::cuda_available() => Err(anyhow!(
+            "this trainer cannot use a CUDA device: build it with CUDA=1, and look at `nvidia-smi`"
+        )),
+        SlotDevice::Cuda(index) => Ok(Device::Cuda(index as usize)),
+    }
+}
+
+fn configure(start: &TrainerStart, assignment: &RankAssignment) -> anyhow::Result<()> {
+    if start.threads > 0 {
+        mtinet_torch_ext::set_num_threads(start.threads as usize)?;
+    }
+    mtinet_torch_ext::set_deterministic(assignment.spec.train.deterministic)?;
+    Ok(())
+}
+
+/// Joins the attempt's ranks. A CPU rank alone needs no process group.
+fn assemble(
+    assignment: &RankAssignment,
+    device: Device,
+    host: &str,
+    session: &mut Session,
+) -> anyhow::Result<Gang> {
+    let (rank, world_size) = (assignment.rank.0 as usize, assignment.world_size as usize);
+    if world_size == 1 && !device.is_cuda() {
+        return Ok(Gang::alone());
+    }
+    let store = if rank == 0 {
+        let store = TcpStore::host(host, 0, world_size, START_TIMEOUT)?;
+        let ready = RendezvousReady { host: host.to_owned(), port: u32::from(store.port()) };
+        session.connection.send(Message::Rendezvous(ready)).context("failed to report to the agent")?;
+        store
+    } else {
+        let ready = session.connection.wait_for_rendezvous(START_TIMEOUT)?;
+        let port = u16::try_from(ready.port).context("rank 0 announced an impossible port")?;
+        TcpStore::connect(&ready.host, port, world_size, START_TIMEOUT)?
+    };
+    let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
+    let group = ProcessGroup::new(backend, &store, rank, world_size, host, COLLECTIVE_TIMEOUT)
+        .with_context(|| format!("failed to join rank {rank} of {world_size}"))?;
+    Ok(Gang::of(group))
+}
+
+/// Goes on from the newest checkpoint; where that is damaged, from the one before, and says so.
+fn resume(trainer: &mut Trainer, start: &TrainerStart, assignment: &RankAssignment) -> anyhow::Result<()> {
+    let candidates = [(&start.resume_path, &assignment.resume), (&start.fallback_path, &assignment.fallback)];
+    let mut refused = None;
+    for (path, checkpoint) in candidates {
+        let Some(CheckpointRef { artifact, .. }) = checkpoint.as_ref().filter(|_| !path.is_empty()) else {
+            continue;
+        };
+        match trainer.resume(Path::new(path), Some(artifact)) {
+            Ok(()) => {
+                eprintln!("goes on after step {} of {}", trainer.step(), trainer.total_steps());
+                return Ok(());
+            }
+            Err(error @ EngineError::Checkpoint { .. }) => {
+                eprintln!("warning: {error}; trying the checkpoint before it");
+                refused = Some(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Starting afresh without a word would throw away hours of training.
+    match refused {
+        Some(error) => Err(anyhow::Error::from(error).context("no usable checkpoint to go on from")),
+        None => Ok(()),
+    }
+}
+
+/// What the engine tells goes to the agent.
+struct Session {
+    connection: Connection,
+    step: Option<u64>,
+}
+
+impl Observer for Session {
+    fn metrics(&mut self, record: MetricRecord) -> Result<(), EngineError> {
+        self.step = Some(record.step);
+        self.connection.send(Message::Metrics(record.to_proto())).map_err(EngineError::Observer)
+    }
+
+    fn checkpoint(&mut self, checkpoint: CheckpointFile) -> Result<(), EngineError> {
+        let saved = SavedCheckpoint {
+            step: checkpoint.step,
+            path: checkpoint.path.to_string_lossy().into_owned(),
+            artifact: Some(checkpoint.artifact.to_proto()),
+        };
+        self.connection.send(Message::Checkpoint(saved)).map_err(EngineError::Observer)
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.connection.stop_requested()
+    }
+}
+
+impl Session {
+    fn deliver(&mut self, work_dir: &Path, results: &Results) -> anyhow::Result<()> {
+        let evaluation = work_dir.join("evaluation.json");
+        std::fs::write(&evaluation, serde_json::to_vec(&results.evaluation)?)
+            .with_context(|| format!("failed to write {}", evaluation.display()))?;
+        let predictions = archive(work_dir, &results.predictions)?;
+        let message = TrainerEvaluated {
+            summary_json: serde_json::to_string(&results.evaluation.summary())?,
+            evaluation_path: evaluation.to_string_lossy().into_owned(),
+            weights_path: results.weights.to_string_lossy().into_owned(),
+            predictions_path: predictions.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        };
+        self.connection.send(Message::Evaluated(message)).context("failed to report to the agent")
+    }
+}
+
+/// Predicted masks as one tar, with the files' names only; `None` where there are none.
+fn archive(work_dir: &Path, files: &[PathBuf]) -> anyhow::Result<Option<PathBuf>> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let path = work_dir.join("predictions.tar");
+    let failed = || format!("failed to write {}", path.display());
+    let mut tar = tar::Builder::new(File::create(&path).with_context(failed)?);
+    // Times and owners would make equal predictions differ.
+    tar.mode(tar::HeaderMode::Deterministic);
+    for file in files {
+        let name = file.file_name().ok_or_else(|| anyhow!("{} has no name", file.display()))?;
+        tar.append_path_with_name(file, name).with_context(failed)?;
+    }
+    tar.into_inner().and_then(|file| file.sync_all()).with_context(failed)?;
+    Ok(Some(path))
+}
