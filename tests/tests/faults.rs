@@ -1,6 +1,7 @@
 //! Studies through the real coordinator, agents and trainers, with and without faults: the results are the same bits.
 //!
 //! Every test proves that its fault happened.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test may")]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -95,10 +96,10 @@ fn a_killed_trainer_resumes_to_the_same_bits() {
 #[test]
 fn a_killed_worker_s_trial_goes_on_elsewhere() {
     let _turn = one_at_a_time();
-    let alone = undisturbed("unet", 1);
+    let alone = undisturbed("seg-only", 1);
     let cluster = Cluster::start();
     let first = cluster.worker("first", 1, phantom_dataset());
-    let id = cluster.submit(&study("unet", 1));
+    let id = cluster.submit(&study("seg-only", 1));
     cluster.wait_for(id, "a checkpoint", |event| matches!(event, Event::CheckpointStored { .. }));
     let _second = cluster.worker("second", 1, phantom_dataset());
     let orphans = children(first.pid());
@@ -111,7 +112,7 @@ fn a_killed_worker_s_trial_goes_on_elsewhere() {
         ends(&events)
     );
     assert!(resumed_from(&events).is_some(), "it went on from a checkpoint");
-    assert_same_results(&Outcome::of(&events, key("unet")), &alone);
+    assert_same_results(&Outcome::of(&events, key("seg-only")), &alone);
     assert!(
         !std::path::Path::new(&format!("/proc/{}", orphans[0])).exists(),
         "the trainer outlived its agent"

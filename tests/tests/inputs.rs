@@ -1,4 +1,5 @@
 //! Real files in, and what happens with bad ones: a clear message, the right exit code, nothing half-written.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test may")]
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -29,10 +30,10 @@ fn import(source: &Path, target: &Path) -> Output {
 }
 
 fn assert_fails(output: &Output, code: i32, words: &[&str]) {
-    let errors = stderr(output);
-    assert_eq!(output.status.code(), Some(code), "{errors}");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), stderr(output));
+    assert_eq!(output.status.code(), Some(code), "{said}");
     for word in words {
-        assert!(errors.contains(word), "`{word}` is not in: {errors}");
+        assert!(said.contains(word), "`{word}` is not in: {said}");
     }
 }
 
@@ -138,7 +139,6 @@ fn real_files_go_from_import_to_tables() {
          image_size = 96\nsteps = 2\nbatch_size = 2\n",
         data.display()
     );
-    // P = 96 / 16 = 6, P^2 = 36, divisible by the 4 heads.
     std::fs::write(&study, text).unwrap();
     let out = dir.path().join("run");
     let output = mtinet(&["run", study.to_str().unwrap(), "--out", out.to_str().unwrap()]);

@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use mtinet_runtime::shutdown::Shutdown;
 use mtinet_runtime::telemetry;
-use mtinet_worker::AgentError;
 use mtinet_worker::settings::{Cli, Settings};
+use mtinet_worker::{AgentError, Options};
 
+/// What was right to ask for did not work.
+const FAILED: u8 = 1;
 /// Usage or configuration.
 const USAGE: u8 = 2;
 /// Refused by the coordinator.
@@ -15,30 +18,36 @@ const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match start(&cli) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("mtinet-worker: {error:#}");
-            ExitCode::from(USAGE)
+    let (code, result) = match configure(&cli) {
+        Ok(options) => (FAILED, run(options)),
+        Err(error) => (USAGE, Err(error)),
+    };
+    let code = result.unwrap_or_else(|error| {
+        eprintln!("mtinet-worker: {error:#}");
+        match error.downcast_ref() {
+            Some(AgentError::Refused(_)) => REFUSED,
+            Some(AgentError::Address(_)) => USAGE,
+            Some(AgentError::Sockets(_)) | None => code,
         }
-    }
+    });
+    ExitCode::from(code)
 }
 
-fn start(cli: &Cli) -> anyhow::Result<u8> {
+fn configure(cli: &Cli) -> anyhow::Result<Options> {
     let settings = Settings::load(cli)?;
     telemetry::init(telemetry::Options { json: settings.log.json, ..Default::default() })?;
-    let options = settings.worker.resolve()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    settings.worker.resolve()
+}
+
+fn run(options: Options) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("could not start the worker's threads")?;
     let code = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        match mtinet_worker::run(options, &shutdown).await {
-            Ok(()) => Ok(shutdown.exit_code()),
-            Err(AgentError::Refused(message)) => {
-                eprintln!("mtinet-worker: the coordinator refuses this worker: {message}");
-                Ok(REFUSED)
-            }
-            Err(error) => Err(anyhow::Error::from(error)),
-        }
+        mtinet_worker::run(options, &shutdown).await?;
+        Ok(shutdown.exit_code())
     });
     // Blocking work (hashing a data set) must not hold up the end.
     runtime.shutdown_background();

@@ -37,6 +37,10 @@ impl Trainer {
             .args(["run", "--socket"])
             .arg(socket)
             .env("OMP_NUM_THREADS", threads.to_string())
+            // What cuBLAS asks for to compute the same bits each time.
+            .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            // Warnings of libtorch would push a trainer's own last words out of the end of its log.
+            .env("TORCH_CPP_LOG_LEVEL", "ERROR")
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

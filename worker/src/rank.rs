@@ -55,7 +55,7 @@ pub struct RankTask {
 /// Why a trainer is being ended, as far as the agent knows.
 #[derive(Debug, Default)]
 struct Ending {
-    /// Somebody asked for it.
+    /// Somebody asked for it before the process was over.
     stop: Option<String>,
     /// The agent found it out of order.
     problem: Option<String>,
@@ -74,7 +74,10 @@ impl RankTask {
         let preparing = prepare(&self.shared, &self.assignment, self.device, self.start.clone());
         let prepared = tokio::select! {
             prepared = preparing => prepared,
-            reason = stopped(&mut self.commands, &to_trainer) => Err(format!("stopped before it started: {reason}")),
+            reason = stopped(&mut self.commands, &to_trainer) => {
+                let exit = not_started(format!("stopped before it started: {reason}"));
+                return RankExit { stopped: true, ..exit };
+            }
         };
         match prepared {
             Ok(prepared) => self.train(prepared, to_trainer, messages).await,
@@ -133,8 +136,7 @@ impl RankTask {
         };
         // The listener's name is of no use any more.
         let _ = std::fs::remove_file(&socket);
-        let unstored =
-            if ending.discard { None } else { self.stored(&mut uploading, &to_trainer, &mut ending).await };
+        let unstored = if ending.discard { None } else { self.stored(&mut uploading).await };
         drop(uploading);
         let exit = match status {
             Ok(status) => exit_of(status),
@@ -161,6 +163,8 @@ impl RankTask {
                 }
             };
             tokio::select! {
+                // In this order: a trainer that is over was not ended by a command that came after.
+                biased;
                 status = trainer.wait() => return status,
                 Some(command) = self.commands.recv() => on_command(command, to_trainer, ending),
                 over = talking.finish(), if said.is_none() => {
@@ -184,19 +188,13 @@ impl RankTask {
         }
     }
 
-    /// Waits for the uploads, unless the agent is told at once not to.
-    async fn stored(
-        &mut self,
-        uploading: &mut Job<Option<String>>,
-        to_trainer: &mpsc::UnboundedSender<ToTrainer>,
-        ending: &mut Ending,
-    ) -> Option<String> {
+    /// Waits for the uploads, unless they are not wanted any more. The trainer is over: commands do not concern it.
+    async fn stored(&mut self, uploading: &mut Job<Option<String>>) -> Option<String> {
         loop {
             tokio::select! {
                 unstored = uploading.finish() => return unstored.flatten(),
                 Some(command) = self.commands.recv() => {
-                    on_command(command, to_trainer, ending);
-                    if ending.discard {
+                    if matches!(command, RankCommand::Stop { grace, .. } if grace.is_zero()) {
                         return None;
                     }
                 }
@@ -243,7 +241,7 @@ async fn stopped(
 /// The report of a rank that never ran.
 pub fn not_started(message: String) -> RankExit {
     tracing::warn!(message, "rank not started");
-    RankExit { exit: ProcessExit::NotStarted, finished: false, step: None, message }
+    RankExit { exit: ProcessExit::NotStarted, finished: false, step: None, message, stopped: false }
 }
 
 /// Puts together what is known of an end; the most telling of it becomes the message.
@@ -276,7 +274,7 @@ fn describe(
         with_log(format!("the trainer was {}{silent}", passive(&exit_words(exit, memory_ran_out))))
     };
     tracing::info!(%exit, finished, step = said.step, message, "trainer ended");
-    RankExit { exit, finished, step: said.step, message }
+    RankExit { exit, finished, step: said.step, message, stopped: ending.stop.is_some() }
 }
 
 fn passive(words: &str) -> String {
@@ -302,5 +300,23 @@ impl<T> Job<T> {
 impl<T> Drop for Job<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_rank_that_was_stopped_say_so_and_those_of_others_are_its_own() {
+        let end = |stop: Option<&str>| {
+            let ending = Ending { stop: stop.map(str::to_owned), ..Ending::default() };
+            let said = Said { failed: Some("connection closed".to_owned()), ..Said::default() };
+            let log = Path::new("/nowhere");
+            describe(ProcessExit::Code(1), said, &ending, None, None, log)
+        };
+        let (own, stopped) = (end(None), end(Some("a peer failed")));
+        assert_eq!((own.message.as_str(), own.stopped), ("connection closed", false));
+        assert_eq!((stopped.message.as_str(), stopped.stopped), ("stopped: a peer failed", true));
     }
 }

@@ -18,8 +18,8 @@ const TRAINER: &str = "mtinet-trainer";
 
 /// Joins a coordinator and runs trainers on this machine's devices.
 ///
-/// Exit codes: 0 done (or idle with --exit-when-idle), 2 usage or configuration, 3 refused by the coordinator,
-/// 130 interrupted. Log lines go to standard error, filtered by MTINET_LOG.
+/// Exit codes: 0 done (or idle with --exit-when-idle), 1 this machine failed it, 2 usage or configuration,
+/// 3 refused by the coordinator, 130 interrupted. Log lines go to standard error, filtered by MTINET_LOG.
 #[derive(Debug, Parser)]
 #[command(name = "mtinet-worker", version)]
 pub struct Cli {

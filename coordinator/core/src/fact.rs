@@ -90,5 +90,7 @@ pub enum Fact {
         step: Option<u64>,
         /// Its own words, or the end of its log.
         message: String,
+        /// Its agent told it to stop before its process was over.
+        stopped: bool,
     },
 }

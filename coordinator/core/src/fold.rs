@@ -125,6 +125,8 @@ impl Core {
         }
         let Some(trial) = self.trial_mut(id) else { return };
         trial.attempts = attempt.0;
+        // Steps after the checkpoint are done again.
+        trial.step = resume.map_or(0, |checkpoint| checkpoint.step);
         let starting =
             |placement: &Placement| RankState { placement: placement.clone(), phase: Phase::Starting };
         let gang = Gang {
@@ -171,7 +173,10 @@ impl Core {
                     gang.rendezvous = Some(Rendezvous { host: host.clone(), port: *port });
                 }
             }
-            Event::RankExited { rank, exit, finished, .. } => {
+            Event::RankExited { rank, exit, finished, step, .. } => {
+                if let (Some(trial), Some(step)) = (self.trial_mut(id.trial), step) {
+                    trial.step = trial.step.max(*step);
+                }
                 let finished = *finished && *exit == ProcessExit::Code(0);
                 self.end_rank(id, *rank, Phase::Exited { finished });
             }
@@ -184,9 +189,9 @@ impl Core {
 
     fn fold_stopping(&mut self, id: AttemptId, end: &AttemptEnd) {
         let Some(trial) = self.trial_mut(id.trial) else { return };
-        // The first cause is the one that counts.
-        if let TrialState::Running { gang } = &trial.state {
-            trial.state = TrialState::Stopping { gang: gang.clone(), end: end.clone() };
+        // Said again where what became known later explains what was known first.
+        if let Some(gang) = trial.gang().cloned() {
+            trial.state = TrialState::Stopping { gang, end: end.clone() };
         }
     }
 

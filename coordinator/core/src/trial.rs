@@ -41,7 +41,7 @@ pub enum TrialState {
     Stopping {
         /// Its ranks.
         gang: Gang,
-        /// How the attempt will have ended.
+        /// How the attempt will have ended, as far as is known yet.
         end: AttemptEnd,
     },
     /// Finished, with results.
@@ -196,7 +196,8 @@ impl Trial {
     /// Takes in a newer checkpoint. One that is not ahead of the newest replaces it: then the newest turned out
     /// damaged and the attempt went on from the one before.
     pub(crate) fn store_checkpoint(&mut self, checkpoint: CheckpointRef) {
-        self.step = checkpoint.step;
+        // Measurements may be ahead of the upload.
+        self.step = self.step.max(checkpoint.step);
         if self.previous.as_ref().is_some_and(|previous| previous.step >= checkpoint.step) {
             self.previous = None;
         }
@@ -205,6 +206,14 @@ impl Trial {
             _ => {}
         }
         self.latest = Some(checkpoint);
+    }
+
+    /// Says at which step a failure was: ranks other than 0 report no steps, but none is ahead of another.
+    pub(crate) fn with_last_step(&self, mut end: AttemptEnd) -> AttemptEnd {
+        if let AttemptEnd::Failed(cause) = &mut end {
+            cause.step = cause.step.max(Some(self.step).filter(|step| *step > 0));
+        }
+        end
     }
 
     /// Every artifact that it still needs.

@@ -56,8 +56,8 @@ fn fact(fact: report::Fact) -> Result<Fact, ConvertError> {
             self::evaluated(evaluated).map_err(|error| error.within("evaluated"))?
         }
         report::Fact::Exited(exited) => {
-            let RankExit { exit, finished, step, message } = required("exited", Some(exited))?;
-            Fact::Exited { exit, finished, step, message }
+            let RankExit { exit, finished, step, message, stopped } = required("exited", Some(exited))?;
+            Fact::Exited { exit, finished, step, message, stopped }
         }
     })
 }

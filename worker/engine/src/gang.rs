@@ -71,10 +71,17 @@ impl Gang {
         Ok(())
     }
 
-    /// Waits until every rank is here.
-    pub(crate) fn barrier(&self) -> Result<(), EngineError> {
-        if let Some(group) = &self.group {
-            group.barrier()?;
+    /// Waits until every rank is here, and refuses to go on where they are at different steps: one of them then
+    /// resumed from another checkpoint.
+    pub(crate) fn agree_on_step(&self, step: u64, device: tch::Device) -> Result<(), EngineError> {
+        let Some(group) = &self.group else { return Ok(()) };
+        let mine = Tensor::f_from_slice(&[step.cast_signed()])?.to_device(device);
+        let steps: Vec<i64> =
+            group.all_gather(&mine)?.iter().map(|step| step.f_int64_value(&[0])).collect::<Result<_, _>>()?;
+        if steps.iter().any(|&other| other != steps[0]) {
+            return Err(EngineError::Fold(format!(
+                "the ranks resumed at different steps: {steps:?}, in order of rank"
+            )));
         }
         Ok(())
     }

@@ -130,7 +130,7 @@ impl Trainer {
     /// # Errors
     /// Whatever goes wrong; what was checkpointed before stays good.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Finish, EngineError> {
-        self.gang.barrier()?;
+        self.gang.agree_on_step(self.progress.step, self.plan.device)?;
         self.progress.since = Instant::now();
         self.progress.last_checkpoint = Instant::now();
         while self.progress.step < self.total_steps {

@@ -1,6 +1,7 @@
 //! What the engine promises about ranks and resumption, shown by real processes on a small phantom.
 //!
 //! The test binary starts itself again as a rank: libtorch's state is per process.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test may")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -126,7 +127,7 @@ impl Bench {
         arm: &str,
         train: &str,
         world_size: usize,
-        resume: Option<PathBuf>,
+        resume: Option<&Path>,
         stop: Option<u64>,
     ) -> PathBuf {
         let out = self.dir.path().join(name);
@@ -142,7 +143,7 @@ impl Bench {
             trial: format!("{arm}/1/3").parse().unwrap(),
             rank,
             world_size,
-            resume: resume.clone(),
+            resume: resume.map(Path::to_owned),
             stop_after: stop,
         };
         let mut ranks: Vec<Child> = (0..world_size).map(|rank| spawn(&job(rank))).collect();
@@ -210,7 +211,7 @@ fn a_stopped_trial_resumes_to_the_same_bits_and_metrics() {
         let part = bench.run(&format!("{arm}-part"), arm, train, ranks, None, Some(13));
         let checkpoint = part.join("checkpoints/step-000000013.safetensors");
         assert!(checkpoint.exists(), "stopped at another step");
-        let rest = bench.run(&format!("{arm}-rest"), arm, train, ranks, Some(checkpoint), None);
+        let rest = bench.run(&format!("{arm}-rest"), arm, train, ranks, Some(&checkpoint), None);
         for file in
             (0..ranks).map(|rank| format!("rank{rank}.safetensors")).chain(["evaluation.json".to_owned()])
         {

@@ -169,6 +169,7 @@ async fn a_trial_runs_to_its_end() {
         assert_eq!(order[order.len() - 2..], ["evaluated", "exited"]);
         assert_eq!(ledger.steps(), [1, 2, 3, 4], "every measurement, in order");
         assert_eq!(ledger.value("threads"), Some(3.0));
+        assert_eq!((ledger.value("deterministic"), ledger.value("quiet")), (Some(1.0), Some(1.0)));
         assert_eq!(ledger.value("dataset"), Some(1.0));
         let checkpoints: Vec<u64> = ledger
             .facts()
@@ -198,6 +199,7 @@ async fn a_crash_is_told_with_its_signal_and_log() {
     scene.start_rank(|_| {}).await;
     let exit = scene.exit().await;
     assert_eq!((exit.how, exit.finished, exit.step), (Some(How::Signal(9)), false, Some(7)));
+    assert!(!exit.stopped, "nobody asked for it");
     assert!(exit.message.contains("killed by signal 9 (SIGKILL)"), "{}", exit.message);
     assert!(
         exit.message.contains("line 29 of the log") && !exit.message.contains("line 2 "),
@@ -224,7 +226,7 @@ async fn a_patient_stop_leaves_a_checkpoint() {
     scene.training().await;
     scene.stop(20_000).await;
     let exit = scene.exit().await;
-    assert_eq!((exit.how, exit.finished), (Some(How::Code(0)), false));
+    assert_eq!((exit.how, exit.finished, exit.stopped), (Some(How::Code(0)), false, true));
     assert_eq!(exit.message, "stopped: cancelled");
     scene.coordinator.change(|ledger| {
         assert!(ledger.facts().any(|fact| matches!(fact, Fact::Checkpoint(_))));
@@ -240,7 +242,7 @@ async fn patience_has_an_end() {
         let pid = scene.training().await;
         scene.stop(grace_ms).await;
         let exit = scene.exit().await;
-        assert_eq!(exit.how, Some(How::Signal(9)));
+        assert_eq!((exit.how, exit.stopped), (Some(How::Signal(9)), true));
         assert!(exit.message.contains("stopped: cancelled"), "{}", exit.message);
         assert!(!is_alive(pid));
         scene.end().await;
@@ -425,6 +427,17 @@ async fn the_program_tells_a_refusal_by_its_exit_code() {
         program(&coordinator, dir.path(), "finish").args(["--devices", "tpu"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("`tpu` names no devices"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_room_for_sockets_is_no_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start();
+    let mut program = program(&coordinator, dir.path(), "finish");
+    let output = program.env("XDG_RUNTIME_DIR", "/proc").env("TMPDIR", "/nowhere").output().await.unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("directory for sockets"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,6 +93,8 @@ impl Trainer {
             ("fallback_bytes", length(&self.start.fallback_path)),
             ("threads", std::env::var("OMP_NUM_THREADS").unwrap().parse().unwrap()),
             ("secrets", secrets as f64),
+            ("deterministic", is_set("CUBLAS_WORKSPACE_CONFIG", ":4096:8")),
+            ("quiet", is_set("TORCH_CPP_LOG_LEVEL", "ERROR")),
             (
                 "dataset",
                 f64::from(u8::from(Path::new(&self.start.dataset_dir).join("dataset.toml").exists())),
@@ -177,6 +179,10 @@ impl Trainer {
     fn say(&mut self, message: from_trainer::Message) {
         say(&mut self.socket, message);
     }
+}
+
+fn is_set(name: &str, value: &str) -> f64 {
+    f64::from(u8::from(std::env::var(name).is_ok_and(|found| found == value)))
 }
 
 fn say(socket: &mut UnixStream, message: from_trainer::Message) {

@@ -45,7 +45,7 @@ pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
 fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     let assignment: RankAssignment = convert::required("assignment", start.assignment.clone())?;
     let device = device(start)?;
-    configure(start, &assignment)?;
+    configure(start, &assignment, device)?;
     let work_dir = PathBuf::from(&start.work_dir);
     std::fs::create_dir_all(&work_dir).with_context(|| format!("failed to create {}", work_dir.display()))?;
     let gang = assemble(&assignment, device, &start.host, session)?;
@@ -87,9 +87,12 @@ fn device(start: &TrainerStart) -> anyhow::Result<Device> {
     }
 }
 
-fn configure(start: &TrainerStart, assignment: &RankAssignment) -> anyhow::Result<()> {
+fn configure(start: &TrainerStart, assignment: &RankAssignment, device: Device) -> anyhow::Result<()> {
     if start.threads > 0 {
         mtinet_torch_ext::set_num_threads(start.threads as usize)?;
+    }
+    if let Device::Cuda(index) = device {
+        mtinet_torch_ext::set_cuda_device(index)?;
     }
     mtinet_torch_ext::set_deterministic(assignment.spec.train.deterministic)?;
     Ok(())

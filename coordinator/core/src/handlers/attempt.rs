@@ -10,27 +10,35 @@ use crate::state::Core;
 use crate::trial::TrialState;
 
 impl Core {
-    /// Ends an attempt: at once where no rank is left, else by stopping the ranks that are left. The first cause
-    /// counts; of an attempt that is being stopped already only its end is checked.
+    /// Ends an attempt: at once where no rank is left, else by stopping the ranks that are left. Of an attempt that is
+    /// being stopped already, the first cause counts unless this one explains it.
     pub(crate) fn stop(&mut self, now_ms: u64, id: AttemptId, end: AttemptEnd, effects: &mut Effects) {
-        let Some(trial) = self.trial(id.trial) else { return };
-        let Some(gang) = self.gang(id) else { return };
+        let (Some(trial), Some(gang)) = (self.trial(id.trial), self.gang(id)) else { return };
         let left = gang.live_workers();
-        match (&trial.state, left.is_empty()) {
-            (TrialState::Stopping { end, .. }, true) => {
-                let end = end.clone();
-                self.end(now_ms, id, end, effects);
-            }
-            (TrialState::Running { .. }, true) => self.end(now_ms, id, end, effects),
-            (TrialState::Running { .. }, false) => {
-                let event = Event::AttemptStopping { trial: id.trial.key, attempt: id.number, end };
-                self.record(now_ms, effects, id.trial.study, event);
-                for worker in left {
-                    self.send_stop(id, worker, effects);
-                }
-            }
-            _ => {}
+        let known = match &trial.state {
+            TrialState::Stopping { end, .. } => Some(end.clone()),
+            _ => None,
+        };
+        let is_first = known.is_none();
+        let news = known.as_ref().is_none_or(|known| explains(&end, known));
+        let end = trial.with_last_step(known.filter(|_| !news).unwrap_or(end));
+        if left.is_empty() {
+            self.end(now_ms, id, end, effects);
+        } else if news {
+            let event = Event::AttemptStopping { trial: id.trial.key, attempt: id.number, end };
+            self.record(now_ms, effects, id.trial.study, event);
         }
+        if is_first {
+            for worker in left {
+                self.send_stop(id, worker, effects);
+            }
+        }
+    }
+
+    /// Whether the ranks of a current attempt are being stopped.
+    pub(crate) fn is_stopping(&self, id: AttemptId) -> bool {
+        self.gang(id).is_some()
+            && self.trial(id.trial).is_some_and(|trial| matches!(trial.state, TrialState::Stopping { .. }))
     }
 
     /// Tells a worker to stop the attempt's ranks, for the reason that it is being stopped for.
@@ -44,7 +52,8 @@ impl Core {
         effects.send.push((worker, Command::StopAttempt { attempt: id, reason, grace_ms }));
     }
 
-    /// Called when the process of a rank is over: ends the attempt, or stops the others where this one failed.
+    /// Called when the process of a rank is over: ends the attempt, or stops the others where this one failed of its
+    /// own accord.
     pub(crate) fn after_exit(
         &mut self,
         now_ms: u64,
@@ -96,4 +105,26 @@ impl Core {
         }
         self.finish_if_over(now_ms, study, effects);
     }
+}
+
+/// Whether what became known while an attempt is being stopped is nearer to the root than what it is stopped for.
+///
+/// When a rank goes away, its peers fail too, in the middle of a collective, and are often heard first: at once,
+/// where the death of a whole worker only shows when its lease is over.
+fn explains(later: &AttemptEnd, known: &AttemptEnd) -> bool {
+    match (later, known) {
+        // No peer is needed yet while a rank is prepared.
+        (AttemptEnd::WorkerLost { .. }, AttemptEnd::Failed(known)) => known.exit != ProcessExit::NotStarted,
+        (AttemptEnd::Failed(later), AttemptEnd::Failed(known)) => {
+            !may_follow(later.exit) && may_follow(known.exit)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a process may have ended so because a peer went away: it exits with an error, or aborts where the error
+/// comes up in a thread of the collectives. All other signals strike from outside or by its own mistake.
+fn may_follow(exit: ProcessExit) -> bool {
+    const SIGABRT: i32 = 6;
+    matches!(exit, ProcessExit::Code(_) | ProcessExit::Signal(SIGABRT))
 }

@@ -73,8 +73,10 @@ impl Core {
                 };
                 record(self, event);
             }
-            Fact::Exited { exit, finished, step, message } => {
-                let failure = failure(rank, exit, finished, step, &message);
+            Fact::Exited { exit, finished, step, message, stopped } => {
+                // A rank that was told to stop ended for that reason, however it ended.
+                let failure = failure(rank, exit, finished, step, &message)
+                    .filter(|_| !(stopped && self.is_stopping(id)));
                 let event = Event::RankExited { trial, attempt, report, rank, exit, finished, step, message };
                 record(self, event);
                 self.after_exit(now_ms, id, failure, effects);

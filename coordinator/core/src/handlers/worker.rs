@@ -10,7 +10,7 @@ use crate::effects::Effects;
 use crate::fact::{Hello, RunningRank};
 use crate::pool::{Held, Link, SlotState};
 use crate::state::Core;
-use crate::trial::{Phase, TrialState};
+use crate::trial::Phase;
 
 impl Core {
     /// A worker opens a session: a new one, one that was away, one that was given up, or one that a former
@@ -182,8 +182,7 @@ impl Core {
         effects: &mut Effects,
     ) -> bool {
         let Held { attempt, rank } = held;
-        let stopping =
-            self.trial(attempt.trial).is_some_and(|trial| matches!(trial.state, TrialState::Stopping { .. }));
+        let stopping = self.is_stopping(attempt);
         match listed {
             // Its exit report is on the way.
             Some(RunningRank { exited: true, .. }) => true,

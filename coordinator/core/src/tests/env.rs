@@ -13,6 +13,8 @@ use mtinet_domain::{AttemptId, Rank, SlotIndex, StudyId, StudySpec, TrialId, Wor
 use crate::{Command, Core, CoreConfig, Effects, Fact, Hello, Link, Report, RunningRank, Slot, WaitReason};
 
 pub const LEASE_MS: u64 = 3000;
+/// What an agent says of a rank that it stopped.
+pub const STOPPED: &str = "stopped";
 const TICK_MS: u64 = 250;
 
 pub struct TestEnv {
@@ -144,6 +146,11 @@ impl TestEnv {
         self.perform(effects);
     }
 
+    /// The session ends but the coordinator has not noticed; commands are lost.
+    pub fn break_off(&mut self, id: &WorkerId) {
+        self.agents.get_mut(id).unwrap().linked = false;
+    }
+
     /// The agent process ends and takes its trainers with it.
     pub fn kill(&mut self, id: &WorkerId) {
         let agent = self.agents.get_mut(id).unwrap();
@@ -232,7 +239,7 @@ impl TestEnv {
             }
         }
         for (id, attempt, rank) in ended {
-            self.exit(&id, attempt, rank, ProcessExit::Signal(9), false, "stopped");
+            self.stopped(&id, attempt, rank);
         }
     }
 
@@ -312,10 +319,22 @@ impl TestEnv {
         finished: bool,
         message: &str,
     ) {
+        let step = self.end_process(id, attempt, rank);
+        let message = message.to_owned();
+        self.report(id, attempt, rank, Fact::Exited { exit, finished, step, message, stopped: false });
+    }
+
+    /// The agent kills a rank because it was told to.
+    fn stopped(&mut self, id: &WorkerId, attempt: AttemptId, rank: Rank) {
+        let step = self.end_process(id, attempt, rank);
+        let (exit, message) = (ProcessExit::Signal(9), STOPPED.to_owned());
+        self.report(id, attempt, rank, Fact::Exited { exit, finished: false, step, message, stopped: true });
+    }
+
+    fn end_process(&mut self, id: &WorkerId, attempt: AttemptId, rank: Rank) -> Option<u64> {
         let process = self.agents.get_mut(id).unwrap().processes.get_mut(&(attempt, rank)).unwrap();
         process.alive = false;
-        let step = Some(process.step).filter(|step| *step > 0);
-        self.report(id, attempt, rank, Fact::Exited { exit, finished, step, message: message.to_owned() });
+        Some(process.step).filter(|step| *step > 0)
     }
 
     /// The worker and attempt of a rank of a trial's current attempt.

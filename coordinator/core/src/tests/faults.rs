@@ -2,11 +2,12 @@
 
 use mtinet_domain::event::Event;
 use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
-use mtinet_domain::{Rank, StudyId, TrialId};
+use mtinet_domain::{Rank, StudyId, TrialId, WorkerId};
 
-use super::env::{TestEnv, checkpoint, evaluated, trial};
-use crate::{Command, Fact, TrialState};
+use super::env::{LEASE_MS, TestEnv, checkpoint, evaluated, metrics, trial};
+use crate::{Command, Fact, TrialState, WaitReason};
 
+const PEER_GONE: &str = "Connection closed by peer";
 const GANG_OF_2: &str = "folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n";
 
 fn gang_of_two() -> (TestEnv, StudyId, TrialId) {
@@ -164,4 +165,124 @@ fn reports_count_once_and_never_for_an_attempt_that_is_over() {
     assert_eq!(env.log.len(), recorded);
     assert_eq!(env.core.last_seq(&a), env.agents[&a].seq, "acknowledged all the same");
     env.repeat_everything(&a);
+}
+
+fn failed_rank(end: &AttemptEnd) -> (Option<Rank>, ProcessExit) {
+    let AttemptEnd::Failed(cause) = end else { panic!("{end:?}") };
+    (cause.rank, cause.exit)
+}
+
+fn lost(end: &AttemptEnd) -> &WorkerId {
+    let AttemptEnd::WorkerLost { worker, .. } = end else { panic!("{end:?}") };
+    worker
+}
+
+#[test]
+fn a_peer_error_before_the_lease_of_a_dead_worker_is_over_is_no_failure() {
+    let (mut env, _, head) = gang_of_two();
+    let (dead, _) = env.at(head, 1);
+    env.kill(&dead);
+    env.rank_fails(head, 0, ProcessExit::Code(1), PEER_GONE);
+    assert_eq!(
+        (env.status(head), env.count("attempt_ended")),
+        (TrialStatus::Stopping, 0),
+        "nothing is decided"
+    );
+    env.advance(LEASE_MS);
+    assert_eq!(lost(&last_end(&env)), &dead);
+    let state = env.core.trial(head).unwrap();
+    assert_eq!((state.failures, &state.last_failure), (0, &None));
+    assert!(matches!(env.reason(head), Some(WaitReason::Slots { .. })), "no pause: {:?}", env.reason(head));
+    env.restart(true);
+}
+
+#[test]
+fn a_restart_of_the_coordinator_does_not_turn_a_lost_worker_into_a_failure() {
+    let (mut env, _, head) = gang_of_two();
+    let ((alive, _), (dead, _)) = (env.at(head, 0), env.at(head, 1));
+    env.kill(&dead);
+    env.rank_fails(head, 0, ProcessExit::Code(1), PEER_GONE);
+    env.restart(false);
+    env.connect(&alive);
+    env.advance(15_000);
+    assert_eq!(lost(&last_end(&env)), &dead);
+    assert_eq!(env.core.trial(head).unwrap().failures, 0);
+}
+
+#[test]
+fn a_worker_that_was_only_away_leaves_the_failure_to_the_rank_that_failed() {
+    let (mut env, _, head) = gang_of_two();
+    let (away, _) = env.at(head, 1);
+    env.cut(&away);
+    env.rank_fails(head, 0, ProcessExit::Code(1), "the loss is not a number");
+    env.advance(LEASE_MS - 500);
+    // It is told to stop now, and reports the end itself.
+    env.connect(&away);
+    assert_eq!(failed_rank(&last_end(&env)), (Some(Rank(0)), ProcessExit::Code(1)));
+    assert_eq!(env.core.trial(head).unwrap().failures, 1);
+}
+
+#[test]
+fn what_could_not_be_started_needed_no_peer() {
+    let (mut env, _, head) = gang_of_two();
+    let (dead, _) = env.at(head, 1);
+    env.kill(&dead);
+    env.rank_fails(head, 0, ProcessExit::NotStarted, "no such data set");
+    env.advance(LEASE_MS);
+    assert_eq!(failed_rank(&last_end(&env)), (Some(Rank(0)), ProcessExit::NotStarted));
+}
+
+#[test]
+fn a_cause_that_changes_while_ranks_are_left_survives_a_restart() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 3\n[resources]\nranks = 3\n");
+    for name in ["a", "b", "c"] {
+        env.join_cpus(name, 1);
+    }
+    let head = trial(study, "mti-net/0/0");
+    let ((slow, _), (dead, _)) = (env.at(head, 1), env.at(head, 2));
+    env.kill(&dead);
+    env.advance(1000);
+    env.break_off(&slow);
+    env.rank_fails(head, 0, ProcessExit::Code(1), PEER_GONE);
+    env.advance(LEASE_MS - 1000);
+    let TrialState::Stopping { end, .. } = &env.core.trial(head).unwrap().state else { panic!() };
+    assert_eq!(lost(end), &dead);
+    assert!(env.reason(head).unwrap().to_string().contains("is lost"), "{:?}", env.reason(head));
+    env.restart(true);
+    env.connect(&slow);
+    assert_eq!((lost(&last_end(&env)), env.count("attempt_stopping")), (&dead, 2));
+}
+
+#[test]
+fn a_rank_that_was_killed_comes_before_the_peer_that_was_heard_first() {
+    for (exit, blamed) in
+        [(ProcessExit::Signal(9), 1), (ProcessExit::Signal(6), 0), (ProcessExit::Code(3), 0)]
+    {
+        let (mut env, _, head) = gang_of_two();
+        let (killed, attempt) = env.at(head, 1);
+        // Both are over before anyone is told to stop; the news of one is late.
+        env.break_off(&killed);
+        env.exit(&killed, attempt, Rank(1), exit, false, "");
+        env.rank_fails(head, 0, ProcessExit::Code(1), PEER_GONE);
+        env.connect(&killed);
+        assert_eq!(failed_rank(&last_end(&env)).0, Some(Rank(blamed)), "{exit}");
+        env.restart(true);
+    }
+}
+
+#[test]
+fn a_failure_of_any_rank_is_at_the_last_step_that_is_known() {
+    let (mut env, _, head) = gang_of_two();
+    env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(100, "c100")));
+    env.rank_reports(head, 0, metrics(120));
+    env.rank_fails(head, 1, ProcessExit::Signal(9), "");
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!() };
+    assert_eq!(cause.step, Some(120));
+    env.complete(env.running()[0]);
+    env.advance(1000);
+    assert_eq!(env.core.trial(head).unwrap().step, 100, "it goes on from there");
+    env.rank_fails(head, 1, ProcessExit::Signal(9), "");
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!() };
+    assert_eq!(cause.step, Some(100));
 }

@@ -1,5 +1,6 @@
 //! Scenarios on a simulated fleet: every handler call is followed by the sanity check.
 
+mod ends;
 mod env;
 mod faults;
 mod placement;

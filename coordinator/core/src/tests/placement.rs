@@ -180,6 +180,7 @@ fn a_decision_does_not_look_at_every_trial_and_worker() {
                 finished: true,
                 step: None,
                 message: String::new(),
+                stopped: false,
             },
         ] {
             seq += 1;

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::env::TestEnv;
 
+const PEER_GONE: &str = "Connection closed by peer";
+
 #[derive(Clone, Debug)]
 enum Action {
     Submit {
@@ -18,12 +20,16 @@ enum Action {
         slots: usize,
     },
     Cut(usize),
-    /// The session ends but the coordinator has not noticed; commands are lost.
     Break(usize),
     Connect(usize),
     Kill(usize),
+    /// The peers of the killed worker's ranks notice before the coordinator does.
+    KillUnderPeers(usize),
     Progress(usize),
+    /// A signal strikes.
     Fail(usize),
+    /// A collective breaks.
+    PeerFails(usize),
     Acknowledge(usize),
     Repeat(usize),
     Advance(u64),
@@ -44,8 +50,10 @@ fn action() -> impl Strategy<Value = Action> {
         2 => n.clone().prop_map(Action::Break),
         5 => n.clone().prop_map(Action::Connect),
         1 => n.clone().prop_map(Action::Kill),
+        1 => n.clone().prop_map(Action::KillUnderPeers),
         20 => n.clone().prop_map(Action::Progress),
-        3 => n.clone().prop_map(Action::Fail),
+        2 => n.clone().prop_map(Action::Fail),
+        2 => n.clone().prop_map(Action::PeerFails),
         4 => n.clone().prop_map(Action::Acknowledge),
         2 => n.clone().prop_map(Action::Repeat),
         5 => (1..4000_u64).prop_map(Action::Advance),
@@ -91,10 +99,16 @@ fn perform(env: &mut TestEnv, action: &Action) {
                 env.exit(&id, attempt, rank, ProcessExit::Signal(11), false, "fault");
             }
         }
+        Action::PeerFails(n) => {
+            if let Some((id, attempt, rank)) = pick(&env.processes(), n) {
+                env.exit(&id, attempt, rank, ProcessExit::Code(1), false, PEER_GONE);
+            }
+        }
         Action::Cut(n)
         | Action::Break(n)
         | Action::Connect(n)
         | Action::Kill(n)
+        | Action::KillUnderPeers(n)
         | Action::Acknowledge(n)
         | Action::Repeat(n) => {
             if let Some(id) = pick(&alive, n) {
@@ -107,12 +121,25 @@ fn perform(env: &mut TestEnv, action: &Action) {
 fn perform_on_agent(env: &mut TestEnv, action: &Action, id: &WorkerId) {
     match action {
         Action::Cut(_) => env.cut(id),
-        Action::Break(_) => env.agents.get_mut(id).unwrap().linked = false,
+        Action::Break(_) => env.break_off(id),
         Action::Connect(_) => env.connect(id),
         Action::Kill(_) => env.kill(id),
+        Action::KillUnderPeers(_) => kill_under_peers(env, id),
         Action::Acknowledge(_) if env.agents[id].linked => env.acknowledge(id),
         Action::Repeat(_) => env.repeat_everything(id),
         _ => {}
+    }
+}
+
+fn kill_under_peers(env: &mut TestEnv, id: &WorkerId) {
+    let before = env.processes();
+    env.kill(id);
+    for (other, attempt, rank) in &before {
+        let had_peer = before.iter().any(|(worker, peer, _)| worker == id && peer == attempt);
+        // Those that are heard first end the others.
+        if had_peer && env.processes().contains(&(other.clone(), *attempt, *rank)) {
+            env.exit(other, *attempt, *rank, ProcessExit::Code(1), false, PEER_GONE);
+        }
     }
 }
 
@@ -126,6 +153,7 @@ proptest! {
             perform(&mut env, action);
         }
         env.settle();
+        env.check_ends();
         env.restart(true);
         let studies = env.core.studies().count();
         prop_assert_eq!(env.count("study_finished"), studies);

@@ -231,7 +231,7 @@ pub fn evaluated() -> Fact {
 
 pub fn exited(code: i32, finished: bool) -> Fact {
     let how = Some(v1::rank_exited::How::Code(code));
-    Fact::Exited(v1::RankExited { how, finished, step: None, message: "the end".into() })
+    Fact::Exited(v1::RankExited { how, finished, message: "the end".into(), ..Default::default() })
 }
 
 pub fn metrics(step: u64) -> Fact {

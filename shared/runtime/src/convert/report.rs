@@ -18,6 +18,8 @@ pub struct RankExit {
     pub step: Option<u64>,
     /// Its own words, or the end of its log; empty where there is nothing to say.
     pub message: String,
+    /// Whether its agent told it to stop before its process was over.
+    pub stopped: bool,
 }
 
 impl ToProto for ProcessExit {
@@ -54,6 +56,7 @@ impl ToProto for RankExit {
             finished: self.finished,
             step: self.step,
             message: self.message.clone(),
+            stopped: self.stopped,
         }
     }
 }
@@ -67,6 +70,7 @@ impl FromProto for RankExit {
             finished: proto.finished,
             step: proto.step,
             message: proto.message,
+            stopped: proto.stopped,
         })
     }
 }

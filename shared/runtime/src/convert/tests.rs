@@ -43,12 +43,9 @@ fn exit() -> impl Strategy<Value = RankExit> {
         any::<i32>().prop_map(ProcessExit::Signal),
         Just(ProcessExit::NotStarted)
     ];
-    (how, any::<bool>(), any::<Option<u64>>(), ".*").prop_map(|(exit, finished, step, message)| RankExit {
-        exit,
-        finished,
-        step,
-        message,
-    })
+    (how, any::<bool>(), any::<Option<u64>>(), ".*", any::<bool>()).prop_map(
+        |(exit, finished, step, message, stopped)| RankExit { exit, finished, step, message, stopped },
+    )
 }
 
 fn comes_back<T>(value: &T) -> Result<(), TestCaseError>
