@@ -3,6 +3,11 @@
 CARGO ?= cargo
 # One profile for programs, tests and lints, so that libtorch's bindings are compiled once.
 PROFILE := --release --locked
+# `make build CUDA=1`, `make install CUDA=1`: with the CUDA build of libtorch, for machines with NVIDIA GPUs.
+ifneq ($(filter-out 0,$(CUDA)),)
+export CUDA
+export LIBTORCH := $(CURDIR)/.libtorch/cuda
+endif
 
 .PHONY: demo test build install lint boundaries check-cuda libtorch clean help
 
@@ -12,6 +17,7 @@ help:
 	@echo "make build       the programs, in target/release"
 	@echo "make install     the programs and libtorch, in PREFIX/bin and PREFIX/lib (PREFIX=$$HOME/.local)"
 	@echo "make lint        formatting and clippy"
+	@echo "make build CUDA=1, make install CUDA=1: the same for machines with NVIDIA GPUs"
 	@echo "make check-cuda  builds and links the CUDA variant; needs no GPU"
 	@echo "make clean       removes target/, .libtorch/ and runs/demo"
 
@@ -24,7 +30,9 @@ build: libtorch
 demo: build
 	target/release/mtinet demo
 
-test: build boundaries
+# Programs and tests in one build: alone, the programs would be built with other features of their dependencies.
+test: libtorch boundaries
+	$(CARGO) build $(PROFILE) --workspace --all-targets
 	$(CARGO) test $(PROFILE) --workspace
 
 lint: libtorch

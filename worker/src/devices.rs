@@ -1,8 +1,10 @@
 //! What a machine lends: the devices behind its slots, and the threads of each.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use mtinet_domain::trial::Device;
+use mtinet_runtime::cuda;
 
 /// Cores that one CPU slot gets by default: training one small network gains little from more.
 const CORES_PER_SLOT: usize = 2;
@@ -27,12 +29,15 @@ pub enum DeviceError {
     /// A device named twice.
     #[error("cuda:{0} is named twice")]
     Twice(u32),
-    /// A device that is not here.
-    #[error("there is no cuda:{index} on this machine ({found} CUDA devices found); see /dev/nvidia*")]
+    /// A device that is not here, or that the trainer cannot use.
+    #[error(
+        "cuda:{index} cannot be used: the trainer finds {found} CUDA devices on this machine (see /dev/nvidia*; \
+         `make build CUDA=1` builds the trainer for CUDA)"
+    )]
     Absent {
         /// The ordinal as given.
         index: u32,
-        /// How many there are.
+        /// How many can be used.
         found: usize,
     },
 }
@@ -99,15 +104,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine, without a CUDA library or tool: device nodes, narrowed by `CUDA_VISIBLE_DEVICES`.
-    pub fn detect() -> Self {
-        let nodes = std::fs::read_dir("/dev").map_or(0, |entries| {
-            entries.flatten().filter(|entry| is_gpu_node(&entry.file_name().to_string_lossy())).count()
-        });
-        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    /// This machine, and of its CUDA devices those that `trainer` can use.
+    pub fn detect(trainer: &Path) -> Self {
+        let cuda_devices = cuda::usable_by(trainer, cuda::devices_of_the_driver());
         Self {
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            cuda_devices: visible.map_or(nodes, |list| nodes.min(visible_count(&list))),
+            cuda_devices: usize::try_from(cuda_devices).unwrap_or(usize::MAX),
         }
     }
 
@@ -115,17 +117,6 @@ impl Machine {
     pub fn threads_per_slot(&self, slots: usize) -> u32 {
         u32::try_from(self.cores / slots.max(1)).unwrap_or(u32::MAX).max(1)
     }
-}
-
-/// `nvidia0`, `nvidia1`, ... but neither `nvidiactl` nor `nvidia-uvm`.
-fn is_gpu_node(name: &str) -> bool {
-    name.strip_prefix("nvidia")
-        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// CUDA takes the list up to its first invalid entry; an empty list hides everything.
-fn visible_count(list: &str) -> usize {
-    list.split(',').map(str::trim).take_while(|entry| !entry.is_empty() && *entry != "-1").count()
 }
 
 #[cfg(test)]
@@ -154,12 +145,5 @@ mod tests {
         assert_eq!("cuda:0,cuda:0".parse::<DeviceList>(), Err(DeviceError::Twice(0)));
         let absent = DeviceList::Cuda(vec![2]).on(&Machine { cores: 1, cuda_devices: 2 });
         assert_eq!(absent, Err(DeviceError::Absent { index: 2, found: 2 }));
-    }
-
-    #[test]
-    fn only_gpus_are_counted() {
-        let nodes = ["nvidia0", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia", "null"];
-        assert_eq!(nodes.iter().filter(|name| is_gpu_node(name)).count(), 2);
-        assert_eq!(["0,1", "", "-1", "GPU-x,-1,3"].map(visible_count), [2, 0, 0, 1]);
     }
 }

@@ -23,7 +23,7 @@ const TRAINER: &str = "mtinet-trainer";
 #[derive(Debug, Parser)]
 #[command(name = "mtinet-worker", version)]
 pub struct Cli {
-    /// Address of the coordinator, e.g. `http://head-node:7300`.
+    /// Address of the coordinator, e.g. `http://head-node:7077`.
     #[arg(long, env = "MTINET_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
     /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1 [default: auto].
@@ -122,7 +122,8 @@ impl WorkerSettings {
             bail!("no coordinator: give --coordinator URL, MTINET_COORDINATOR or the key worker.coordinator");
         }
         mtinet_runtime::net::check_url(&self.coordinator)?;
-        let machine = Machine::detect();
+        let trainer = trainer(&self.trainer)?;
+        let machine = Machine::detect(&trainer);
         let devices = self.devices.parse::<DeviceList>()?.on(&machine)?;
         let data_root = if self.data_root.as_os_str().is_empty() { Path::new(".") } else { &self.data_root };
         let data_root = data_root
@@ -136,7 +137,7 @@ impl WorkerSettings {
             data_root,
             work_dir: work_dir(&self.work_dir)?,
             advertise: self.advertise,
-            trainer: trainer(&self.trainer)?,
+            trainer,
             exit_when_idle: self.exit_when_idle,
             artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),
             timings: Timings::default(),

@@ -69,10 +69,17 @@ impl Coordinator {
         Ok(self.client.list_studies(ListStudiesRequest {}).await?.into_inner().studies)
     }
 
-    /// The study of this number, or the newest of this name.
+    /// The study of this number, or the newest of this name, which may look like a number.
     pub async fn study(&mut self, which: &str) -> Result<Study, CliError> {
-        let which = which.parse().map_or_else(|_| Which::Name(which.to_owned()), Which::Study);
-        Ok(self.client.get_study(GetStudyRequest { which: Some(which) }).await?.into_inner())
+        if let Ok(number) = which.parse() {
+            let request = GetStudyRequest { which: Some(Which::Study(number)) };
+            match self.client.get_study(request).await {
+                Err(status) if status.code() == tonic::Code::NotFound => {}
+                found => return Ok(found?.into_inner()),
+            }
+        }
+        let request = GetStudyRequest { which: Some(Which::Name(which.to_owned())) };
+        Ok(self.client.get_study(request).await?.into_inner())
     }
 
     /// The number of a study given by number or name.

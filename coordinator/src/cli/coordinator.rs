@@ -44,6 +44,21 @@ impl Section {
     }
 }
 
+/// Shortest lease: the scheduler looks four times a second.
+const SHORTEST_LEASE_MS: u64 = 1000;
+
+/// A lease that heartbeats cannot keep would lose every worker again and again.
+fn check(options: &ServerOptions) -> Result<(), CliError> {
+    if options.lease_ms < SHORTEST_LEASE_MS || options.lease_ms < 2 * u64::from(options.heartbeat_ms) {
+        return Err(CliError::Usage(format!(
+            "coordinator.lease is {} ms: it must be at least {SHORTEST_LEASE_MS} ms and twice coordinator.heartbeat \
+             ({} ms)",
+            options.lease_ms, options.heartbeat_ms
+        )));
+    }
+    Ok(())
+}
+
 fn milliseconds(seconds: Seconds) -> u32 {
     u32::try_from(seconds.as_duration().as_millis()).unwrap_or(u32::MAX)
 }
@@ -61,6 +76,7 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
         return Ok(());
     }
     let settings = load(&args, Layers::new(DEFAULTS))?.coordinator;
+    check(&settings.options())?;
     telemetry::init(telemetry::Options { json: settings.log == Log::Json, ..telemetry::Options::default() })?;
     let listener = net::bind(&settings.listen).await?;
     let shutdown =
@@ -69,9 +85,7 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
         // On standard output for whoever started it with port 0.
         output::print(format_args!("listening on http://{address}"));
     }
-    server::serve(settings.options(), listener, shutdown.clone().into_requested())
-        .await
-        .map_err(|error| CliError::failed("the coordinator ended", &error))?;
+    server::serve(settings.options(), listener, shutdown.clone().into_requested()).await?;
     match shutdown.exit_code() {
         0 => Ok(()),
         _ => Err(CliError::Interrupted),
@@ -114,6 +128,17 @@ mod tests {
         ];
         let settings = load(&flags, layers().environment(variables)).unwrap().coordinator;
         assert_eq!((settings.listen.as_str(), settings.data_dir), ("0.0.0.0:1", PathBuf::from("/srv/x")));
+    }
+
+    #[test]
+    fn a_lease_that_heartbeats_cannot_keep_is_refused() {
+        let options =
+            |lease_ms, heartbeat_ms| ServerOptions { lease_ms, heartbeat_ms, ..ServerOptions::new("d") };
+        assert!(check(&options(3000, 500)).is_ok());
+        for (lease, heartbeat) in [(0, 500), (400, 10), (3000, 2000)] {
+            let error = check(&options(lease, heartbeat)).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("coordinator.lease"), "{error}");
+        }
     }
 
     #[test]

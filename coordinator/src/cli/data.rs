@@ -1,6 +1,7 @@
 //! `mtinet data ...`: data sets made, imported, checked and split on this machine. No coordinator is asked.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use mtinet_data::import::nnunet;
 use mtinet_data::{
@@ -17,13 +18,43 @@ use super::study::blocking;
 
 pub async fn run(command: DataCommand) -> Result<(), CliError> {
     let interrupt = Interrupt::listen()?;
+    let destination = match &command {
+        DataCommand::Phantom(args) => Some(args.dst.clone()),
+        DataCommand::Import(ImportCommand::Nnunet(args)) => Some(args.dst.clone()),
+        DataCommand::Check(_) | DataCommand::Split(_) => None,
+    };
     let work = blocking(move || match command {
         DataCommand::Phantom(args) => make_phantom(&args),
         DataCommand::Import(ImportCommand::Nnunet(args)) => import_nnunet(args),
         DataCommand::Check(args) => check_dataset(&args),
         DataCommand::Split(args) => split(&args),
     });
-    interrupt.or(work).await
+    match destination {
+        Some(destination) => or_abandon(&interrupt, &destination, work).await,
+        None => interrupt.or(work).await,
+    }
+}
+
+/// What was begun is removed within this time after an interrupt.
+const CLEARING: Duration = Duration::from_secs(10);
+
+/// Runs `work`, which writes a data set to `destination`, unless the end is asked for first: then nothing of it stays.
+pub async fn or_abandon<T>(
+    interrupt: &Interrupt,
+    destination: &Path,
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let mut work = std::pin::pin!(work);
+    let done = interrupt.or(work.as_mut()).await;
+    let deadline = Instant::now() + CLEARING;
+    // The writing thread cannot be ended from here, but it ends when the directory under its hands is gone.
+    while matches!(done, Err(CliError::Interrupted)) && Instant::now() < deadline {
+        mtinet_data::abandon(destination);
+        if tokio::time::timeout(Duration::from_millis(20), work.as_mut()).await.is_ok() {
+            break;
+        }
+    }
+    done
 }
 
 fn make_phantom(args: &PhantomArgs) -> Result<(), CliError> {

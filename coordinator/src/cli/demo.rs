@@ -6,7 +6,7 @@ use mtinet_data::PhantomOptions;
 use serde::Deserialize;
 
 use super::args::DemoArgs;
-use super::data::write_phantom;
+use super::data::{or_abandon, write_phantom};
 use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::say;
@@ -63,7 +63,9 @@ pub async fn run(args: DemoArgs) -> Result<(), CliError> {
     } else {
         say(format_args!("writing a phantom data set to {}", dataset.display()));
         let options = settings.dataset.clone().into();
-        interrupt.or(blocking(move || write_phantom(&dataset, &options))).await?;
+        let to = dataset.clone();
+        let writing = blocking(move || write_phantom(&to, &options));
+        or_abandon(&interrupt, &dataset, writing).await?;
     }
     write_atomically(&file, study_file(&settings, &args.out).as_bytes())?;
     let prepared = interrupt.or(blocking(move || prepare::prepare(&file))).await?;

@@ -11,6 +11,7 @@ use mtinet_runtime::shutdown::INTERRUPTED;
 use mtinet_runtime::telemetry::TelemetryError;
 
 use crate::report::{ResultsError, WriteError};
+use crate::server::ServerError;
 
 /// Why a command does not end with 0. The text is complete: it names the thing and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +92,18 @@ impl From<NetError> for CliError {
     }
 }
 
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> Self {
+        let text = format!("the coordinator ended: {}", chain(&error));
+        match error {
+            ServerError::DataDir { .. }
+            | ServerError::InUse { .. }
+            | ServerError::NetworkFileSystem { .. } => Self::Usage(text),
+            _ => Self::NotSo(text),
+        }
+    }
+}
+
 impl From<tonic::Status> for CliError {
     fn from(status: tonic::Status) -> Self {
         match status.code() {
@@ -154,6 +167,7 @@ mod tests {
         assert_eq!(CliError::from(tonic::Status::not_found("no study 9")).exit_code(), 1);
         assert_eq!(CliError::from(tonic::Status::invalid_argument("bad")).exit_code(), 3);
         assert_eq!(CliError::from(tonic::Status::unavailable("gone")).exit_code(), 3);
+        assert_eq!(CliError::from(ServerError::InUse { path: "d".into() }).exit_code(), 2);
         assert_eq!(CliError::Usage(String::new()).exit_code(), 2);
         assert_eq!(CliError::BadData(String::new()).exit_code(), 4);
         assert_eq!(CliError::Interrupted.exit_code(), 130);

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM of a command in the foreground: the first asks for an orderly end, the second ends at once.
+//! Ctrl-C, SIGTERM and a terminal that goes away, for a command in the foreground: the first asks for an orderly end,
+//! the second ends at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,14 +28,27 @@ impl Interrupt {
         let refused = |error| CliError::failed("cannot listen for signals", &error);
         let mut int = signal(SignalKind::interrupt()).map_err(refused)?;
         let mut term = signal(SignalKind::terminate()).map_err(refused)?;
+        // Without this a closed terminal would end this process alone and leave its workers behind.
+        let mut hangup = match is_ignored(Signal::SIGHUP) {
+            true => None,
+            false => Some(signal(SignalKind::hangup()).map_err(refused)?),
+        };
         let told = interrupt.clone();
         tokio::spawn(async move {
             loop {
-                tokio::select! {
-                    _ = int.recv() => {}
-                    _ = term.recv() => {}
-                }
-                if told.token.is_cancelled() {
+                let hung_up = async {
+                    match &mut hangup {
+                        Some(hangup) => hangup.recv().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let by_a_person = tokio::select! {
+                    _ = int.recv() => true,
+                    _ = term.recv() => true,
+                    // A terminal and its shell both say so: that is one request.
+                    _ = hung_up => false,
+                };
+                if by_a_person && told.token.is_cancelled() {
                     told.kill_children();
                     std::process::exit(i32::from(INTERRUPTED));
                 }
@@ -81,4 +95,12 @@ impl Interrupt {
             let _ = killpg(*group, Signal::SIGKILL);
         }
     }
+}
+
+/// Whether whoever started this process wants it to ignore the signal, as `nohup` does.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or_default();
+    mask & (1 << (signal as u32 - 1)) != 0
 }

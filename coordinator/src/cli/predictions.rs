@@ -6,12 +6,14 @@ use std::path::{Component, Path, PathBuf};
 use super::client::{Coordinator, makes_no_sense};
 use super::error::CliError;
 use super::study::blocking;
-use crate::report::{StudyResults, TrialOutcome};
+use crate::report::{StudyResults, TrialOutcome, write_atomically};
 
-/// Writes the masks of every finished trial that has some; those that are there already are left as they are.
+/// Writes the masks of every finished trial that has some. Those that are there already are left as they are; those of
+/// another study or attempt are replaced.
 ///
 /// # Errors
-/// Exit code 3 where the coordinator does not give them, 1 where they cannot be written.
+/// Exit code 3 where the coordinator does not give them, 1 where they cannot be written, 2 where something else is in
+/// their place.
 pub async fn fetch(
     coordinator: &mut Coordinator,
     results: &StudyResults,
@@ -21,13 +23,18 @@ pub async fn fetch(
         let TrialOutcome::Done(evaluated) = &trial.outcome else { continue };
         let Some(artifact) = &evaluated.predictions else { continue };
         let directory = below.join(trial.key.to_string());
-        if directory.is_dir() {
+        if directory.is_dir()
+            && std::fs::read_to_string(origin(&directory)).is_ok_and(|o| o == artifact.blake3)
+        {
             continue;
         }
+        refuse_others(&directory)?;
         let archive = directory.with_extension("tar.part");
         coordinator.artifact_to(artifact, &archive).await?;
+        let hash = artifact.blake3.clone();
         let unpacked = blocking(move || {
-            let unpacked = unpack(&archive, &directory);
+            let unpacked = unpack(&archive, &directory)
+                .and_then(|()| Ok(write_atomically(&origin(&directory), hash.as_bytes())?));
             // What was unpacked is what counts; a leftover would only take room.
             let _ = std::fs::remove_file(&archive);
             unpacked
@@ -35,6 +42,26 @@ pub async fn fetch(
         unpacked.await?;
     }
     Ok(())
+}
+
+/// Beside a trial's directory: the hash of the archive that its masks are from.
+fn origin(directory: &Path) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    directory.with_file_name(format!(".{name}.blake3"))
+}
+
+/// Only masks are replaced.
+fn refuse_others(directory: &Path) -> Result<(), CliError> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
+    let other =
+        entries.flatten().map(|entry| entry.path()).find(|path| !path.to_string_lossy().ends_with(".nii.gz"));
+    match other {
+        None => Ok(()),
+        Some(other) => Err(CliError::Usage(format!(
+            "{} is in the place of a trial's masks; move it away, or give another directory",
+            other.display()
+        ))),
+    }
 }
 
 /// The directory appears only when all its files are in it.
@@ -52,6 +79,9 @@ fn unpack(archive: &Path, directory: &Path) -> Result<(), CliError> {
         std::io::copy(&mut entry, &mut file).map_err(refused)?;
     }
     set_readable(staging.path()).map_err(refused)?;
+    if directory.is_dir() {
+        std::fs::remove_dir_all(directory).map_err(refused)?;
+    }
     std::fs::rename(staging.path(), directory).map_err(refused)
 }
 
@@ -93,6 +123,19 @@ mod tests {
         let target = here.path().join("0");
         unpack(&archive(here.path(), "case_1.nii.gz"), &target).unwrap();
         assert_eq!(std::fs::read(target.join("case_1.nii.gz")).unwrap(), b"mask");
+    }
+
+    #[test]
+    fn masks_of_another_study_are_replaced_and_other_files_are_not() {
+        let here = tempfile::tempdir().unwrap();
+        let target = here.path().join("0");
+        unpack(&archive(here.path(), "old.nii.gz"), &target).unwrap();
+        refuse_others(&target).unwrap();
+        unpack(&archive(here.path(), "new.nii.gz"), &target).unwrap();
+        assert!(target.join("new.nii.gz").exists() && !target.join("old.nii.gz").exists());
+        std::fs::write(target.join("notes.txt"), "").unwrap();
+        assert_eq!(refuse_others(&target).unwrap_err().exit_code(), 2);
+        assert_eq!(origin(&target), here.path().join(".0.blake3"));
     }
 
     #[test]

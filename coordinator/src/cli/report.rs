@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::run::Embedded;
 use super::{gather, output, predictions};
 use crate::report;
-use crate::server::ServerOptions;
+use crate::server::{DATABASE, ServerOptions};
 
 pub async fn run(args: ReportArgs) -> Result<(), CliError> {
     let Some(directory) = &args.data_dir else {
@@ -27,9 +27,8 @@ pub async fn run(args: ReportArgs) -> Result<(), CliError> {
 fn data_directory(given: &Path) -> Result<PathBuf, CliError> {
     let below = given.join("coordinator");
     let directory = if below.is_dir() { below } else { given.to_owned() };
-    // A server would make a missing directory, and an empty one has no studies.
-    let filled = std::fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_some());
-    if filled {
+    // A server would make what is missing, and write into a directory that is something else.
+    if directory.join(DATABASE).is_file() {
         Ok(directory)
     } else {
         Err(CliError::Usage(format!(

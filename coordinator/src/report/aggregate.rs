@@ -135,14 +135,28 @@ impl Aggregate {
         let mut from = Vec::new();
         let mut values = Vec::new();
         for trials in folds.values() {
-            let seeds: Option<Vec<f64>> = trials.iter().map(|(_, value)| *value).collect();
-            if let Some(value) = seeds.and_then(mean) {
+            if let Some(value) = over_seeds(trials) {
                 values.push(value);
                 from.extend(trials.iter().map(|(key, _)| *key));
             }
         }
         Self { over_folds: MeanStd::of(values), folds_asked: folds.len(), from, missing }
     }
+}
+
+/// A fold's value: the mean over its seeds, where every one of them has a value.
+fn over_seeds(trials: &[(TrialKey, Option<f64>)]) -> Option<f64> {
+    let seeds: Option<Vec<f64>> = trials.iter().map(|(_, value)| *value).collect();
+    mean(seeds?)
+}
+
+/// The values of an arm's folds that [`Aggregate::over_folds`] is taken over.
+pub(super) fn fold_values(results: &StudyResults, arm: Arm, metric: Metric) -> BTreeMap<u32, f64> {
+    let mut folds: BTreeMap<u32, Vec<(TrialKey, Option<f64>)>> = BTreeMap::new();
+    for trial in results.of_arm(arm) {
+        folds.entry(trial.key.fold).or_default().push((trial.key, value_of(trial, metric)));
+    }
+    folds.into_iter().filter_map(|(fold, trials)| Some((fold, over_seeds(&trials)?))).collect()
 }
 
 fn value_of(trial: &TrialResult, metric: Metric) -> Option<f64> {
@@ -172,20 +186,30 @@ impl Cell {
 /// A metric over all held-out slices with tumour of an arm, folds taken together; a slice that several seeds
 /// predicted counts once, with its mean. `None` where a trial or its slices are missing.
 pub fn pooled(results: &StudyResults, arm: Arm, metric: Metric) -> Option<MeanStd> {
-    pooled_by(results, arm, metric, |slice| (slice.case.as_str(), slice.slice))
+    let units = units_by(results, arm, metric, |slice| (slice.case.as_str(), slice.slice))?;
+    MeanStd::of(units.into_values())
 }
 
 /// The same over subjects, each the mean of its slices with tumour.
 pub fn pooled_subjects(results: &StudyResults, arm: Arm, metric: Metric) -> Option<MeanStd> {
-    pooled_by(results, arm, metric, |slice| slice.subject.as_str())
+    MeanStd::of(subject_values(results, arm, metric)?.into_values())
 }
 
-fn pooled_by<'a, K: Ord>(
+/// The values of single subjects that [`pooled_subjects`] is taken over.
+pub(super) fn subject_values(
+    results: &StudyResults,
+    arm: Arm,
+    metric: Metric,
+) -> Option<BTreeMap<&str, f64>> {
+    units_by(results, arm, metric, |slice| slice.subject.as_str())
+}
+
+fn units_by<'a, K: Ord>(
     results: &'a StudyResults,
     arm: Arm,
     metric: Metric,
     unit: impl Fn(&'a SliceResult) -> K,
-) -> Option<MeanStd> {
+) -> Option<BTreeMap<K, f64>> {
     let mut units: BTreeMap<K, Vec<f64>> = BTreeMap::new();
     for trial in results.of_arm(arm) {
         trial.summary()?;
@@ -195,5 +219,5 @@ fn pooled_by<'a, K: Ord>(
             }
         }
     }
-    MeanStd::of(units.into_values().filter_map(mean))
+    Some(units.into_iter().filter_map(|(unit, values)| Some((unit, mean(values)?))).collect())
 }

@@ -1,10 +1,10 @@
 //! The report of a study: the paper's tables, a summary for programs, and every number behind them as CSV.
 //!
 //! [`StudyResults`] is folded from the study's events and evaluations without any IO; [`write`] turns it into
-//! files. Fetching events and evaluations from a coordinator is the command line's work. Statistical comparisons
-//! between arms are not made here yet.
+//! files. Fetching events and evaluations from a coordinator is the command line's work.
 
 mod aggregate;
+mod comparisons;
 mod csv_files;
 mod results;
 mod summary;

@@ -2,9 +2,11 @@
 
 use mtinet_domain::Arm;
 use mtinet_domain::metrics::{MeanStd, mean};
+use mtinet_domain::statistics::smallest_p;
 use serde_json::{Map, Value, json};
 
 use super::aggregate::{Aggregate, Cell, Metric, pooled, pooled_subjects};
+use super::comparisons::{CONFIDENCE, Compared, Family, REFERENCE, RESAMPLES, comparisons, limits};
 use super::results::{StudyResults, TrialResult};
 
 /// The metrics that `mean` and `std` hold, by their names.
@@ -22,6 +24,7 @@ const METRICS: [(&str, Metric); 8] = [
 /// The document. `mean` and `std` of an arm are null where a trial is missing; what there is then stands under
 /// `partial`, so that no program takes it for the whole by accident. Deviations are sample deviations over folds.
 pub fn summary_json(results: &StudyResults) -> Value {
+    let families = comparisons(results);
     json!({
         "study": results.spec.name,
         "study_id": results.study.0,
@@ -39,7 +42,9 @@ pub fn summary_json(results: &StudyResults) -> Value {
         "software_version": env!("CARGO_PKG_VERSION"),
         "arms": results.spec.arms.iter().map(|&arm| arm_json(results, arm)).collect::<Vec<_>>(),
         "reference": reference_json(results),
-        "comparisons": [],
+        "comparisons": comparisons_json(&families),
+        "comparisons_omitted": omitted_json(&families),
+        "comparisons_limits": limits(results, &families),
     })
 }
 
@@ -152,4 +157,61 @@ fn reference_json(results: &StudyResults) -> Value {
             })
             .collect::<Vec<_>>(),
     })
+}
+
+/// One entry a pair of arms and metric; differences and effects are a - b.
+fn comparisons_json(families: &[Family]) -> Vec<Value> {
+    let entries = families.iter().flat_map(|family| {
+        family.compared().map(move |(other, compared)| comparison_json(family, other, compared))
+    });
+    entries.collect()
+}
+
+fn comparison_json(family: &Family, other: Arm, compared: &Compared) -> Value {
+    let subjects = &compared.subjects;
+    json!({
+        "a": REFERENCE.name(),
+        "b": other.name(),
+        "metric": family.name,
+        "test": format!("Wilcoxon signed-rank, two-sided, {}", subjects.method.words()),
+        "unit": "subject",
+        "n": subjects.n,
+        "n_nonzero": subjects.n_nonzero,
+        "statistic": subjects.statistic(),
+        "p": subjects.p,
+        "p_holm": compared.p_holm,
+        "holm_over": family.comparisons.len(),
+        "p_smallest": smallest_p(subjects.n),
+        "effect": subjects.rank_biserial(),
+        "effect_measure": "matched-pairs rank-biserial correlation",
+        "mean_a": compared.mean_a,
+        "mean_b": compared.mean_b,
+        "difference": compared.difference,
+        "better": family.better(other, compared).map(Arm::name),
+        "ci_low": compared.interval.map(|interval| interval.low),
+        "ci_high": compared.interval.map(|interval| interval.high),
+        "ci": { "method": "percentile bootstrap", "confidence": CONFIDENCE, "resamples": RESAMPLES },
+        "folds": match &compared.folds {
+            Ok(folds) => json!({
+                "test": "corrected resampled t",
+                "n": folds.test.n,
+                "test_to_train": folds.test_to_train,
+                "difference": folds.test.mean,
+                "t": folds.test.t,
+                "p": folds.test.p,
+                "p_holm": folds.p_holm,
+            }),
+            Err(reason) => json!({ "test": null, "reason": reason }),
+        },
+    })
+}
+
+/// Comparisons that the study asks for and that cannot be made, with the reason.
+fn omitted_json(families: &[Family]) -> Vec<Value> {
+    let entries = families.iter().flat_map(|family| {
+        family.omitted().map(move |(other, reason)| {
+            json!({ "a": REFERENCE.name(), "b": other.name(), "metric": family.name, "reason": reason })
+        })
+    });
+    entries.collect()
 }

@@ -9,6 +9,8 @@ use mtinet_domain::{Arm, AttemptNumber, Rank, SlotIndex, StudyId, StudySpec, Tri
 
 use super::*;
 
+mod comparisons;
+
 fn dataset() -> DatasetRef {
     DatasetRef {
         name: "phantom".into(),
@@ -289,7 +291,10 @@ fn the_summary_has_the_contracts_keys() {
     assert_eq!(summary["dataset_hash"], "d".repeat(64));
     assert_eq!(summary["spec_hash"], spec.hash());
     assert_eq!(summary["complete"], true);
-    assert_eq!(summary["comparisons"], serde_json::json!([]));
+    assert_eq!(summary["comparisons"].as_array().unwrap().len(), 2, "DSC and IoU: U-Net has no more");
+    for name in ["a", "b", "metric", "test", "n", "p", "p_holm", "effect", "ci_low", "ci_high"] {
+        assert!(!summary["comparisons"][0][name].is_null(), "{name}");
+    }
     assert_eq!(summary["reference"]["best_constant_mae"], 52.0);
     assert_eq!(summary["reference"]["class_median_mae"], 25.0);
     let arm = &summary["arms"][0];

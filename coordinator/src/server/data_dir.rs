@@ -8,6 +8,9 @@ use nix::sys::statfs::{NFS_SUPER_MAGIC, statfs};
 
 use super::error::ServerError;
 
+/// The event log's file in a data directory.
+pub const DATABASE: &str = "events.db";
+
 /// A data directory that no other coordinator serves while this lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -38,7 +41,7 @@ impl DataDir {
 
     /// The event log.
     pub fn database(&self) -> PathBuf {
-        self.path.join("events.db")
+        self.path.join(DATABASE)
     }
 
     /// The artifact store's directory.

@@ -16,6 +16,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use data_dir::DATABASE;
 pub use error::ServerError;
 pub use options::ServerOptions;
 pub use serve::serve;

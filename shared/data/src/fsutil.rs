@@ -82,6 +82,62 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
 pub(crate) fn neighbour(path: &Path) -> PathBuf {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!("{}{}-{count}", temporary_prefix(path), std::process::id()))
+}
+
+/// Removes what processes that were killed had begun to write for `path`. Only for whoever holds a lock on it: what a
+/// living process writes looks the same.
+pub(crate) fn remove_leftovers(path: &Path) {
+    remove_begun(path, &temporary_prefix(path));
+}
+
+/// Removes what this process has begun to write for `path`, for an end in the middle of an import or of a phantom. The
+/// thread that writes it then fails.
+pub fn abandon(path: &Path) {
+    let prefix = format!("{}{}-", temporary_prefix(path), std::process::id());
+    // A file that is made while its directory is emptied stops the removal; its writer finds no directory afterwards.
+    for _ in 0..ABANDON_TRIES {
+        if remove_begun(path, &prefix) {
+            return;
+        }
+    }
+}
+
+const ABANDON_TRIES: usize = 100;
+
+fn temporary_prefix(path: &Path) -> String {
     let name = path.file_name().map_or_else(|| "out".into(), |n| n.to_string_lossy());
-    path.with_file_name(format!(".{name}.tmp-{}-{count}", std::process::id()))
+    format!(".{name}.tmp-")
+}
+
+/// Whether nothing with the prefix is left beside `path`.
+fn remove_begun(path: &Path, prefix: &str) -> bool {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let begun = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    begun.fold(true, |all, entry| {
+        let path = entry.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        all && removed.is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let mine = Staging::new(&path).unwrap();
+        fs::write(mine.path().join("image"), "half").unwrap();
+        let (killed, other) = (dir.path().join(".data.tmp-0-7"), dir.path().join(".data2.tmp-0-7"));
+        fs::create_dir_all(killed.join("images")).unwrap();
+        fs::create_dir(&other).unwrap();
+        abandon(&path);
+        assert!(!mine.path().exists() && killed.exists());
+        remove_leftovers(&path);
+        assert!(!killed.exists() && other.exists());
+    }
 }

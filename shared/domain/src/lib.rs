@@ -10,6 +10,7 @@ pub mod ids;
 pub mod metrics;
 pub mod model;
 pub mod spec;
+pub mod statistics;
 pub mod trial;
 
 pub use ids::{AttemptId, AttemptNumber, Rank, SlotIndex, StudyId, TrialId, TrialKey, WorkerId};

@@ -7,6 +7,7 @@
 pub mod artifacts;
 pub mod config;
 pub mod convert;
+pub mod cuda;
 pub mod net;
 pub mod shutdown;
 pub mod telemetry;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use mtinet_data::{Grid, nifti_io};
 use mtinet_domain::evaluation::{SliceResult, TrialEvaluation};
 use mtinet_domain::metrics::Overlap;
+use mtinet_domain::model::BnEval;
 use mtinet_models::losses::tim;
 use mtinet_models::{Network, Outputs};
 use ndarray::{Array2, Array3, Axis};
@@ -16,8 +17,17 @@ use tch::{Device, Kind, Tensor};
 use crate::EngineError;
 use crate::fold_data::FoldData;
 
-/// Slices that go through the network at once. Results do not depend on it in evaluation mode.
+/// Slices that go through the network at once.
 const BATCH: usize = 16;
+
+/// How many slices to evaluate at once. With running statistics a slice's answer does not depend on its neighbours;
+/// with `bn_eval = "batch"` it must not either, so each is a batch of its own (MODEL.md 3.12, H1).
+fn batch_size(bn_eval: BnEval) -> usize {
+    match bn_eval {
+        BnEval::Running => BATCH,
+        BnEval::Batch => 1,
+    }
+}
 
 /// The predicted masks of one case on its canonical source grid [slices, rows, columns].
 pub(crate) struct PredictedCase {
@@ -31,12 +41,13 @@ pub(crate) fn evaluate(
     network: &dyn Network,
     data: &FoldData,
     device: Device,
+    bn_eval: BnEval,
 ) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
     let _no_grad = tch::no_grad_guard();
     let mut slices = Vec::with_capacity(data.held_out().len());
     let mut cases: Vec<PredictedCase> = Vec::new();
     let mut truth = CaseTruth::default();
-    for chunk in data.held_out().chunks(BATCH) {
+    for chunk in data.held_out().chunks(batch_size(bn_eval)) {
         let batch = data.batch(chunk, device)?;
         let answers = Answers::new(&network.forward(&batch.x, false), &batch.x, data.normalisation())?;
         for (row, &slice) in chunk.iter().enumerate() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use mtinet_domain::evaluation::TrialEvaluation;
 use mtinet_domain::event::{MetricRecord, MetricScope};
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_domain::{StudySpec, TrialKey};
@@ -12,7 +13,7 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use crate::checkpoint::{self, CheckpointMeta};
-use crate::evaluate::{evaluate, write_predictions};
+use crate::evaluate::{PredictedCase, evaluate, write_predictions};
 use crate::fold_data::FoldData;
 use crate::gang::Gang;
 use crate::observer::{Finish, Observer, Results};
@@ -134,13 +135,15 @@ impl Trainer {
         self.progress.since = Instant::now();
         self.progress.last_checkpoint = Instant::now();
         while self.progress.step < self.total_steps {
-            if self.train_step(observer)? {
-                self.checkpoint(observer)?;
-                return Ok(Finish::Stopped { step: self.progress.step });
-            }
+            let stop = self.train_step(observer)?;
+            // Also before a stop: what belongs to this epoch must neither be missing nor go into the next one.
             let epoch_ended = self.progress.step.is_multiple_of(self.sampler.steps_per_epoch());
             if epoch_ended {
                 self.end_epoch(observer)?;
+            }
+            if stop {
+                self.checkpoint(observer)?;
+                return Ok(Finish::Stopped { step: self.progress.step });
             }
             if self.checkpoint_due(epoch_ended) {
                 self.checkpoint(observer)?;
@@ -188,15 +191,20 @@ impl Trainer {
         let every = u64::from(self.plan.spec.train.eval_every);
         let done = self.progress.step == self.total_steps;
         if every > 0 && !done && self.epoch().is_multiple_of(every) && self.gang.rank() == 0 {
-            let (evaluation, _) = evaluate(self.game.network.as_ref(), &self.data, self.plan.device)?;
+            let (evaluation, _) = self.evaluate()?;
             self.tell_held_out(&evaluation, observer)?;
         }
         Ok(())
     }
 
+    fn evaluate(&self) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
+        let bn_eval = self.plan.spec.model.bn_eval;
+        evaluate(self.game.network.as_ref(), &self.data, self.plan.device, bn_eval)
+    }
+
     fn tell_held_out(
         &self,
-        evaluation: &mtinet_domain::evaluation::TrialEvaluation,
+        evaluation: &TrialEvaluation,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
         let summary = evaluation.summary();
@@ -218,7 +226,7 @@ impl Trainer {
         if self.checkpoint_due(true) {
             self.checkpoint(observer)?;
         }
-        let (evaluation, cases) = evaluate(self.game.network.as_ref(), &self.data, self.plan.device)?;
+        let (evaluation, cases) = self.evaluate()?;
         self.tell_held_out(&evaluation, observer)?;
         let weights = self.plan.work_dir.join("weights.safetensors");
         self.save_weights(&weights)?;

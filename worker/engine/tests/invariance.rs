@@ -227,6 +227,23 @@ fn a_stopped_trial_resumes_to_the_same_bits_and_metrics() {
 }
 
 #[test]
+fn a_trial_stopped_at_the_end_of_an_epoch_ends_that_epoch_first() {
+    let bench = Bench::new();
+    // More samples a step than slices: every step is an epoch.
+    let train = "batch_size = 72\nreplicas = 1\nsteps = 3\n";
+    let records = |dir: &Path| -> Vec<MetricRecord> {
+        serde_json::from_slice(&std::fs::read(dir.join("metrics0.json")).unwrap()).unwrap()
+    };
+    let whole = bench.run("whole", "seg-only", train, 1, None, None);
+    let part = bench.run("part", "seg-only", train, 1, None, Some(2));
+    let checkpoint = part.join("checkpoints/step-000000002.safetensors");
+    let rest = bench.run("rest", "seg-only", train, 1, Some(&checkpoint), None);
+    let told: Vec<MetricRecord> = records(&part).into_iter().chain(records(&rest)).collect();
+    assert_eq!(told.iter().filter(|record| record.scope == MetricScope::Epoch).count(), 3);
+    assert_eq!(told, records(&whole));
+}
+
+#[test]
 fn a_checkpoint_of_another_trial_is_refused() {
     let bench = Bench::new();
     let out = bench.run("a", "unet", "steps = 2\nbatch_size = 2\n", 1, None, Some(1));

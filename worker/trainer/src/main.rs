@@ -29,6 +29,8 @@ enum Command {
         #[arg(long)]
         socket: PathBuf,
     },
+    /// Print how many CUDA devices this trainer can use; asked by mtinet and mtinet-worker.
+    Devices,
     /// Write freshly initialised weights (safetensors).
     Init {
         #[command(flatten)]
@@ -85,6 +87,10 @@ impl NetworkArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { socket } => run::run(&socket),
+        Command::Devices => {
+            println!("{}", if mtinet_torch_ext::cuda_available() { tch::Cuda::device_count() } else { 0 });
+            Ok(())
+        }
         Command::Init { network, size, phases, seed, out } => {
             forward::init(&network, size, phases, seed, &out)
         }

@@ -19,8 +19,12 @@ use tch::Device;
 use crate::connection::Connection;
 use crate::failure::Failure;
 
-/// How long the agent may take to answer, and a gang to assemble.
+/// How long the agent may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long the other ranks may take to be ready: on their machine the slices may first have to be prepared. A rank
+/// that dies meanwhile is noticed by its agent, not by this.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long a collective may wait for a rank. Long, because rank 0 evaluates the held-out fold alone now and then.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -48,9 +52,9 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     configure(start, &assignment, device)?;
     let work_dir = PathBuf::from(&start.work_dir);
     std::fs::create_dir_all(&work_dir).with_context(|| format!("failed to create {}", work_dir.display()))?;
-    let gang = assemble(&assignment, device, &start.host, session)?;
     let (dataset, cache) = (Path::new(&start.dataset_dir), Path::new(&start.cache_dir));
     let data = FoldData::open(dataset, cache, &assignment.spec, assignment.attempt.trial.key.fold)?;
+    let gang = assemble(&assignment, device, &start.host, session)?;
     let plan = Plan {
         spec: assignment.spec.clone(),
         trial: assignment.attempt.trial.key,
@@ -71,7 +75,7 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
                 .context("failed to report to the agent")
         }
         Finish::Stopped { step } => {
-            tracing::info!(step, "stopped at a step boundary as asked");
+            eprintln!("stopped after step {step} as asked");
             Ok(())
         }
     }
@@ -110,15 +114,19 @@ fn assemble(
         return Ok(Gang::alone());
     }
     let store = if rank == 0 {
-        let store = TcpStore::host(host, 0, world_size, START_TIMEOUT)?;
+        let store = TcpStore::host(host, 0, world_size, GATHER_TIMEOUT)?;
         let ready = RendezvousReady { host: host.to_owned(), port: u32::from(store.port()) };
         session.connection.send(Message::Rendezvous(ready)).context("failed to report to the agent")?;
         store
     } else {
-        let ready = session.connection.wait_for_rendezvous(START_TIMEOUT)?;
+        let ready = session.connection.wait_for_rendezvous(GATHER_TIMEOUT)?;
         let port = u16::try_from(ready.port).context("rank 0 announced an impossible port")?;
-        TcpStore::connect(&ready.host, port, world_size, START_TIMEOUT)?
+        TcpStore::connect(&ready.host, port, world_size, GATHER_TIMEOUT)?
     };
+    // All ranks are here before the group is made, whose own patience is that of a collective.
+    store.set(&format!("ready/{rank}"), &[])?;
+    let everyone: Vec<String> = (0..world_size).map(|rank| format!("ready/{rank}")).collect();
+    store.wait(&everyone, GATHER_TIMEOUT)?;
     let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
     let group = ProcessGroup::new(backend, &store, rank, world_size, host, COLLECTIVE_TIMEOUT)
         .with_context(|| format!("failed to join rank {rank} of {world_size}"))?;

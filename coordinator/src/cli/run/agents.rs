@@ -31,23 +31,37 @@ const GRACE: Duration = Duration::from_secs(60);
 const HOPELESS: [i32; 2] = [2, 3];
 const LOG_LINES_SHOWN: usize = 15;
 
+/// The programs that a run starts.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The agent's.
+    pub worker: PathBuf,
+    /// The trainer's.
+    pub trainer: PathBuf,
+}
+
+impl Programs {
+    /// Those beside this program.
+    ///
+    /// # Errors
+    /// Where one is not there.
+    pub fn beside_this() -> Result<Self, CliError> {
+        Ok(Self { worker: beside_this("mtinet-worker")?, trainer: beside_this("mtinet-trainer")? })
+    }
+}
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    program: PathBuf,
-    trainer: PathBuf,
+    programs: Programs,
     devices: Vec<String>,
     data_root: PathBuf,
 }
 
 impl Plan {
-    /// One agent for each entry of `devices`, with the programs beside this one.
-    ///
-    /// # Errors
-    /// Where the programs are not there.
-    pub fn new(devices: Vec<String>, dataset: &Path) -> Result<Self, CliError> {
-        let (program, trainer) = (beside_this("mtinet-worker")?, beside_this("mtinet-trainer")?);
-        Ok(Self { program, trainer, devices, data_root: dataset.to_owned() })
+    /// One agent for each entry of `devices`.
+    pub fn new(programs: Programs, devices: Vec<String>, dataset: &Path) -> Self {
+        Self { programs, devices, data_root: dataset.to_owned() }
     }
 }
 
@@ -96,10 +110,10 @@ impl Fleet {
                     ("--devices", devices.into()),
                     ("--data-root", plan.data_root.clone().into_os_string()),
                     ("--work-dir", work.clone().into_os_string()),
-                    ("--trainer", plan.trainer.clone().into_os_string()),
+                    ("--trainer", plan.programs.trainer.clone().into_os_string()),
                     ("--name", name.clone().into()),
                 ],
-                program: plan.program.clone(),
+                program: plan.programs.worker.clone(),
                 name,
                 work,
                 interrupt: interrupt.clone(),
@@ -208,7 +222,8 @@ impl Agent {
             command.arg(flag).arg(value);
         }
         // A group of its own: a terminal's Ctrl-C is for this process, which then ends the agent in order.
-        command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(for_errors);
+        // Killed only where it was not ended in order, by a failure here.
+        command.process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(log).stderr(for_errors);
         let child = spawn_on(self.cores, &mut command).map_err(|error| {
             CliError::failed(format_args!("cannot start {}", self.program.display()), &error)
         })?;

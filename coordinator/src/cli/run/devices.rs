@@ -1,8 +1,12 @@
 //! Which devices each local worker offers.
 
+use std::path::Path;
+
 use mtinet_domain::spec::DeviceChoice;
+use mtinet_runtime::cuda;
 
 use crate::cli::error::CliError;
+use crate::cli::output::say;
 
 /// What the study and the person ask for.
 #[derive(Clone, Debug)]
@@ -27,14 +31,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine that this runs on.
-    pub fn this() -> Self {
+    /// The machine that this runs on, and of its CUDA devices those that `trainer` can use.
+    pub fn this(trainer: &Path) -> Self {
         let cores =
             std::thread::available_parallelism().map_or(1, |cores| cores.get().try_into().unwrap_or(1));
-        // The driver makes one file a device; asking CUDA itself would need its libraries here.
-        let cuda =
-            (0..64).take_while(|index| std::path::Path::new(&format!("/dev/nvidia{index}")).exists()).count();
-        Self { cores, cuda: cuda.try_into().unwrap_or(0) }
+        let present = cuda::devices_of_the_driver();
+        let usable = cuda::usable_by(trainer, present);
+        if usable < present {
+            say(format_args!(
+                "note: {} can use {usable} of {present} CUDA devices; `make build CUDA=1` builds it for CUDA",
+                trainer.display()
+            ));
+        }
+        Self { cores, cuda: usable }
     }
 }
 

@@ -31,10 +31,7 @@ impl Embedded {
             listener.local_addr().map_err(|error| CliError::failed("cannot tell the port", &error))?;
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
-        let serving = tokio::spawn(async move {
-            let served = server::serve(options, listener, shutdown).await;
-            served.map_err(|error| CliError::failed("the coordinator ended", &error))
-        });
+        let serving = tokio::spawn(async move { Ok(server::serve(options, listener, shutdown).await?) });
         Ok(Self { url: format!("http://{address}"), stop, serving: Some(serving) })
     }
 
@@ -49,6 +46,18 @@ impl Embedded {
                 self.stop().await?;
                 Err(error)
             }
+        }
+    }
+
+    /// Resolves when it ends without having been told to: its disk is full, for example.
+    pub async fn ended(&mut self) -> CliError {
+        let Some(serving) = &mut self.serving else { return std::future::pending().await };
+        let ended = serving.await;
+        self.serving = None;
+        match ended {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => CliError::NotSo("the coordinator ended of itself; this is a bug".to_owned()),
+            Err(error) => CliError::failed("the coordinator broke off", &error),
         }
     }
 

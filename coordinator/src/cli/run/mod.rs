@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use mtinet_domain::StudyId;
 use mtinet_domain::spec::Ranks;
 
-use self::agents::{Fleet, Plan};
+use self::agents::{Fleet, Plan, Programs};
 pub use self::embedded::Embedded;
 use super::args::RunArgs;
 use super::client::Coordinator;
@@ -62,7 +62,7 @@ impl Job {
         let options = ServerOptions { adoption_grace_ms: 0, ..ServerOptions::new(directory.coordinator()) };
         let mut embedded = Embedded::start(options).await?;
         let mut coordinator = embedded.connect().await?;
-        let done = self.train_and_report(&mut coordinator, &directory, &plan, interrupt).await;
+        let done = self.train_and_report(&mut coordinator, &mut embedded, &directory, &plan, interrupt).await;
         let stopped = embedded.stop().await;
         done.and(stopped)
     }
@@ -79,12 +79,15 @@ impl Job {
             choice: spec.resources.device,
             given: self.devices.as_deref(),
         };
-        Plan::new(devices::choose(&wanted, devices::Machine::this())?, &self.prepared.directory)
+        let programs = Programs::beside_this()?;
+        let machine = devices::Machine::this(&programs.trainer);
+        Ok(Plan::new(programs, devices::choose(&wanted, machine)?, &self.prepared.directory))
     }
 
     async fn train_and_report(
         &self,
         coordinator: &mut Coordinator,
+        embedded: &mut Embedded,
         directory: &RunDir,
         plan: &Plan,
         interrupt: &Interrupt,
@@ -97,7 +100,8 @@ impl Job {
                     directory.root().display(),
                     coordinator.url()
                 ));
-                self.train(coordinator, study, directory, plan, interrupt).await?;
+                let fleet = Fleet::start(plan, coordinator.url(), directory, interrupt)?;
+                self.train(coordinator, study, fleet, embedded, interrupt).await?;
                 study
             }
         };
@@ -127,10 +131,13 @@ impl Job {
         }
         match known {
             Some((number, status)) if matches!(status.as_str(), "complete" | "incomplete") => {
-                say(format_args!(
-                    "this study is over ({status}); reporting what {} holds",
-                    directory.root().display()
-                ));
+                let root = directory.root().display();
+                say(format_args!("this study is over ({status}); reporting what {root} holds"));
+                if status != "complete" {
+                    say(
+                        "its failed trials are not tried again here; --out with another directory runs it anew",
+                    );
+                }
                 Ok(Standing::Over(StudyId(number)))
             }
             Some((number, status)) if status != "cancelled" => {
@@ -145,12 +152,14 @@ impl Job {
         &self,
         coordinator: &mut Coordinator,
         study: StudyId,
-        directory: &RunDir,
-        plan: &Plan,
+        mut fleet: Fleet,
+        embedded: &mut Embedded,
         interrupt: &Interrupt,
     ) -> Result<(), CliError> {
-        let mut fleet = Fleet::start(plan, coordinator.url(), directory, interrupt)?;
         let end = tokio::select! {
+            // First, because whoever follows a coordinator that ended would wait for it to come back.
+            biased;
+            error = embedded.ended() => Err(error),
             end = follow::to_the_end(coordinator, study) => end,
             error = fleet.gave_up() => Err(error),
             () = interrupt.requested() => Err(CliError::Interrupted),

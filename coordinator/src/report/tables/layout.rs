@@ -115,12 +115,12 @@ pub(super) fn with_deviation(stats: MeanStd) -> String {
     }
 }
 
-pub(super) fn gaps(missing: &[Gap]) -> String {
+pub(in crate::report) fn gaps(missing: &[Gap]) -> String {
     let names: Vec<String> = missing.iter().map(|gap| format!("{} {}", gap.key, gap.status)).collect();
     names.join(", ")
 }
 
-pub(super) fn plural(n: usize, what: &str) -> String {
+pub(in crate::report) fn plural(n: usize, what: &str) -> String {
     if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
 }
 

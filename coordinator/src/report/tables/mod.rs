@@ -1,6 +1,7 @@
 //! `tables.md`: the paper's tables in its own layout, with what stands behind each cell.
 
-mod layout;
+mod comparisons;
+pub(super) mod layout;
 mod provenance;
 
 use mtinet_domain::Arm;
@@ -25,6 +26,7 @@ pub fn tables_markdown(results: &StudyResults) -> String {
     introduction(results, &mut page);
     tables(results, &mut page);
     pooled_table(results, &mut page);
+    comparisons::comparisons(results, &mut page);
     provenance::missing_trials(results, &mut page);
     provenance::provenance(results, &mut page);
     page.finish()
@@ -34,6 +36,7 @@ pub fn tables_markdown(results: &StudyResults) -> String {
 pub fn tables_terminal(results: &StudyResults) -> String {
     let mut page = Page::new(Style::Terminal);
     tables(results, &mut page);
+    comparisons::comparisons(results, &mut page);
     page.finish()
 }
 

@@ -57,7 +57,13 @@ impl Server {
             drop(end.send(serve(options, listener, shutdown).await));
         });
         let url = format!("http://{}", within("the server's port", address).await.unwrap());
-        Self { runtime, url, stop: Some(stop), ended }
+        let server = Self { runtime, url, stop: Some(stop), ended };
+        // A connection is accepted before the data directory is taken; an answer is not given before.
+        let hello = v1::GetServerInfoRequest { protocol_version: mtinet_proto::PROTOCOL_VERSION };
+        within("the server's answer", async { server.client().await.get_server_info(hello).await })
+            .await
+            .unwrap();
+        server
     }
 
     pub async fn client(&self) -> ClientClient<Channel> {

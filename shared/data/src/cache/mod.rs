@@ -74,6 +74,7 @@ impl SliceCache {
         if let Ok(cache) = Self::open(&dir) {
             return Ok(cache);
         }
+        fsutil::remove_leftovers(&dir);
         remove_damaged(&dir)?;
         let staging = Staging::new(&dir)?;
         build::build(dataset, options, &key, staging.path(), progress)?;
