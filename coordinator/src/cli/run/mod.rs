@@ -28,8 +28,11 @@ pub async fn run(args: RunArgs) -> Result<(), CliError> {
     let interrupt = Interrupt::listen()?;
     let file = args.file.clone();
     let prepared = interrupt.or(blocking(move || prepare::prepare(&file))).await?;
+    let mut again = format!("mtinet run {}", args.file.display());
+    if let Some(out) = &args.out {
+        again.push_str(&format!(" --out {}", out.display()));
+    }
     let root = args.out.unwrap_or_else(|| Path::new("runs").join(directory_name(&prepared.spec.name)));
-    let again = format!("mtinet run {}", args.file.display());
     let job = Job { prepared, root, workers: args.workers, devices: args.devices, again };
     job.execute(&interrupt).await
 }
