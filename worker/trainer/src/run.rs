@@ -41,7 +41,7 @@ pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
             let message = format!("{error:#}");
             // The exit code tells the agent too, should this not get through.
             session.connection.send(Message::Failed(TrainerFailed { message, step: session.step })).ok();
-            match error.downcast_ref() {
+            match error.downcast_ref::<EngineError>() {
                 Some(EngineError::Initial(_)) => Err(Failure::Input(error)),
                 _ => Err(Failure::Training(error)),
             }
