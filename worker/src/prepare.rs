@@ -1,9 +1,10 @@
-//! What a rank needs before its trainer starts: the data set, the checkpoint to go on from, and its own directories.
+//! What a rank needs before its trainer starts: the data set, the checkpoint or weights to go on from, and its own
+//! directories.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mtinet_domain::trial::{CheckpointRef, Device, RankAssignment};
+use mtinet_domain::trial::{ArtifactRef, CheckpointRef, Device, RankAssignment};
 use mtinet_proto::v1::{StartRank, TrainerStart};
 use mtinet_runtime::artifacts::ArtifactError;
 use mtinet_runtime::convert::ToProto;
@@ -12,7 +13,7 @@ use crate::agent::Shared;
 use crate::dataset;
 use crate::link::{chain, delays};
 
-/// Downloads of a checkpoint that arrive damaged before it is given up.
+/// Downloads of a file that arrive damaged before it is given up.
 const DAMAGED_TRIES: usize = 3;
 
 /// A rank that is ready to start.
@@ -64,6 +65,9 @@ pub async fn prepare(
     let (dir, log) = directories(&options.work_dir, assignment)
         .map_err(|error| format!("work directory {}: {error}", options.work_dir.display()))?;
     let resume = Resume::fetch(shared, assignment, dir.path(), &log).await?;
+    // A trial that has a checkpoint has left its initial weights behind.
+    let initial =
+        if assignment.resume.is_none() { initial(shared, assignment, dir.path()).await? } else { None };
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let optional_text = |path: &Option<PathBuf>| path.as_deref().map(text).unwrap_or_default();
     Ok(Prepared {
@@ -81,6 +85,7 @@ pub async fn prepare(
             work_dir: text(dir.path()),
             resume_path: optional_text(&resume.resume_path),
             fallback_path: optional_text(&resume.fallback_path),
+            init_path: optional_text(&initial),
         },
         dir,
         log,
@@ -165,12 +170,30 @@ impl<'a> Resume<'a> {
     }
 }
 
-/// Brings a checkpoint to `dest`, checked; waits while the coordinator is merely away.
+/// The weights that the trial's network starts from, where the study names some.
+async fn initial(
+    shared: &Shared,
+    assignment: &RankAssignment,
+    dir: &Path,
+) -> Result<Option<PathBuf>, String> {
+    let arm = assignment.attempt.trial.key.arm;
+    let Some(artifact) = assignment.spec.initial_weights(arm) else { return Ok(None) };
+    match bring(shared, &artifact, &dir.join("init.safetensors")).await {
+        Ok(path) => Ok(Some(path)),
+        Err(error) => Err(format!("the initial weights of {arm} cannot be had: {error}")),
+    }
+}
+
 async fn checkpoint(shared: &Shared, checkpoint: &CheckpointRef, dest: &Path) -> Result<PathBuf, String> {
+    bring(shared, &checkpoint.artifact, dest).await
+}
+
+/// Brings an artifact to `dest`, checked; waits while the coordinator is merely away.
+async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<PathBuf, String> {
     let mut damaged = 0;
     let mut client = shared.client.clone();
     for delay in delays() {
-        match shared.cache.get_or_fetch(&mut client, &checkpoint.artifact).await {
+        match shared.cache.get_or_fetch(&mut client, artifact).await {
             Ok(cached) => {
                 // The rank's own link to it: the cache may drop its name at any time.
                 let linked = tokio::fs::hard_link(&cached, dest).await;
@@ -181,13 +204,14 @@ async fn checkpoint(shared: &Shared, checkpoint: &CheckpointRef, dest: &Path) ->
             }
             Err(ArtifactError::Damaged { hash, problem }) => {
                 damaged += 1;
-                tracing::warn!(hash, problem, "a checkpoint arrived damaged");
+                tracing::warn!(hash, problem, "a file arrived damaged");
                 if damaged == DAMAGED_TRIES {
                     return Err(format!("artifact {hash} is damaged: {problem}"));
                 }
             }
             Err(error) if error.is_transient() => {
-                tracing::warn!(error = chain(&error), step = checkpoint.step, "fetching a checkpoint waits");
+                let hash = &artifact.blake3;
+                tracing::warn!(error = chain(&error), hash, "fetching a file waits");
             }
             Err(error) => return Err(chain(&error)),
         }

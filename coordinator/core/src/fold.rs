@@ -67,6 +67,8 @@ impl Core {
                 return Err("it is there already".into());
             }
             let study = Study::new(id, spec.clone(), spec_hash.clone(), dataset.clone(), time_ms);
+            // Nothing ever lets go of them: a study stays, and may be run again.
+            self.references.replace(Vec::new(), &study.spec.initial_artifacts());
             self.ready.insert(study.turn(), (0..study.open).collect());
             self.active.insert(id);
             self.studies.insert(id, study);

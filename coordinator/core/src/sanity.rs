@@ -91,6 +91,7 @@ impl Core {
     fn check_references(&self) -> Result<(), String> {
         let mut references = References::default();
         for study in self.studies.values() {
+            references.replace(Vec::new(), &study.spec.initial_artifacts());
             for trial in &study.trials {
                 references.replace(Vec::new(), &trial.artifacts());
             }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mtinet_domain::TrialKey;
 
 /// Runs multi-task liver tumour studies on one machine or many, and turns the results into tables.
 #[derive(Debug, Parser)]
@@ -34,6 +35,8 @@ pub enum Command {
     Workers(WorkersArgs),
     /// Write the tables and figures' numbers of a study.
     Report(ReportArgs),
+    /// Write the trained weights of a finished trial to a file.
+    Export(ExportArgs),
     /// See it all work: a synthetic data set, five folds, two arms, two workers, tables; within minutes on a CPU.
     Demo(DemoArgs),
 }
@@ -78,6 +81,8 @@ pub enum DataCommand {
     Check(CheckArgs),
     /// Split into folds by subject, stratified by class.
     Split(SplitArgs),
+    /// Draw a case: its phases with the outline of the largest lesion, and the mask, as a PNG.
+    Show(ShowCaseArgs),
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +162,18 @@ pub struct SplitArgs {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct ShowCaseArgs {
+    /// The case's name, as cases.jsonl has it.
+    pub case: String,
+    /// Picture to write (PNG); replaced where it exists.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Directory with `dataset.toml`.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dataset: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum StudyCommand {
     /// Print a commented study file.
@@ -185,8 +202,14 @@ pub struct InitArgs {
 pub enum Preset {
     /// Small networks and few epochs: does everything work here?
     Smoke,
-    /// The paper's settings, for every arm that is available.
+    /// The paper's whole programme with its settings: 22 arms x 5 folds.
     Paper,
+    /// Table 3: MTI-Net and its five ablations.
+    Ablation,
+    /// Table 4: segmentation alone, with regression, with classification, and all three.
+    Synergy,
+    /// Tables 1 and 2: MTI-Net beside the baselines of each task.
+    Baselines,
 }
 
 #[derive(Debug, Args)]
@@ -282,6 +305,36 @@ pub struct ReportArgs {
     pub data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The trial, as ARM/FOLD/SEED: mti-net/0/0.
+    pub trial: TrialKey,
+    /// File to write.
+    pub out: PathBuf,
+    /// Format of the file.
+    #[arg(long, value_enum, default_value_t = WeightsFormat::Safetensors)]
+    pub format: WeightsFormat,
+    /// Number or name of the study; of several with one name, the newest. Needed where there are several studies.
+    #[arg(long, value_name = "STUDY")]
+    pub study: Option<String>,
+    /// Replace OUT where it exists.
+    #[arg(long)]
+    pub force: bool,
+    /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightsFormat {
+    /// Parameters and running statistics by their PyTorch names.
+    Safetensors,
+    /// A traced network; not available yet.
+    Torchscript,
 }
 
 #[derive(Debug, Args)]

@@ -64,6 +64,11 @@ impl Coordinator {
         Ok(StudyId(self.client.submit_study(request).await?.into_inner().study))
     }
 
+    /// Stores a file that a study is going to name.
+    pub async fn put_file(&mut self, path: &Path, artifact: &ArtifactRef) -> Result<(), CliError> {
+        Ok(artifacts::put_as_client(&mut self.client, path, artifact).await?)
+    }
+
     /// All studies, as the coordinator orders them.
     pub async fn studies(&mut self) -> Result<Vec<StudySummary>, CliError> {
         Ok(self.client.list_studies(ListStudiesRequest {}).await?.into_inner().studies)

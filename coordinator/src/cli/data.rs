@@ -14,6 +14,7 @@ use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::{print, print_json, say, table};
 use super::progress::Counter;
+use super::show;
 use super::study::blocking;
 
 pub async fn run(command: DataCommand) -> Result<(), CliError> {
@@ -21,13 +22,14 @@ pub async fn run(command: DataCommand) -> Result<(), CliError> {
     let destination = match &command {
         DataCommand::Phantom(args) => Some(args.dst.clone()),
         DataCommand::Import(ImportCommand::Nnunet(args)) => Some(args.dst.clone()),
-        DataCommand::Check(_) | DataCommand::Split(_) => None,
+        DataCommand::Check(_) | DataCommand::Split(_) | DataCommand::Show(_) => None,
     };
     let work = blocking(move || match command {
         DataCommand::Phantom(args) => make_phantom(&args),
         DataCommand::Import(ImportCommand::Nnunet(args)) => import_nnunet(args),
         DataCommand::Check(args) => check_dataset(&args),
         DataCommand::Split(args) => split(&args),
+        DataCommand::Show(args) => show::run(&args),
     });
     match destination {
         Some(destination) => or_abandon(&interrupt, &destination, work).await,

@@ -9,8 +9,10 @@ mod coordinator;
 mod data;
 mod demo;
 mod error;
+mod export;
 mod follow;
 mod gather;
+mod initial;
 mod interrupt;
 mod output;
 mod predictions;
@@ -20,6 +22,7 @@ mod progress;
 mod report;
 mod run;
 mod run_dir;
+mod show;
 mod status;
 mod study;
 
@@ -56,6 +59,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Status(args) => status::status(args).await,
         Command::Workers(args) => status::workers(args).await,
         Command::Report(args) => report::run(args).await,
+        Command::Export(args) => export::run(args).await,
         Command::Demo(args) => demo::run(args).await,
     }
 }

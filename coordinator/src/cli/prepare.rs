@@ -8,27 +8,32 @@ use mtinet_domain::StudySpec;
 use mtinet_domain::spec::{Folds, SpecError};
 use mtinet_domain::trial::DatasetRef;
 
-use super::data;
 use super::error::{CliError, chain};
+use super::initial::Weights;
 use super::output::say;
+use super::{data, initial};
 
 /// A study that may be submitted.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The spec as written.
+    /// The spec as written, with the initial weights that it names pinned to their content.
     pub spec: StudySpec,
     /// The data set that it is pinned to.
     pub dataset: DatasetRef,
     /// The data set's directory, absolute.
     pub directory: PathBuf,
+    /// The initial weights, which the coordinator must be given first.
+    pub weights: Vec<Weights>,
 }
 
 /// Reads the file and judges its data set. Blocking: every volume is read.
 ///
 /// # Errors
-/// Exit code 2 for the study file, 4 for a data set that is missing, changed or fails the leak gate.
+/// Exit code 2 for the study file, 4 for a data set that is missing, changed or fails the leak gate, and for initial
+/// weights that cannot be used.
 pub fn prepare(file: &Path) -> Result<Prepared, CliError> {
-    let spec = read(file)?;
+    let mut spec = read(file)?;
+    let weights = initial::pin(&mut spec, file)?;
     let directory = locate(&spec.dataset, file)?;
     let dataset = Dataset::open(&directory)?;
     fits(&spec, &dataset)
@@ -42,7 +47,8 @@ pub fn prepare(file: &Path) -> Result<Prepared, CliError> {
         phases: dataset.header.phases.clone(),
         classes: dataset.header.classes.clone(),
     };
-    Ok(Prepared { spec, dataset, directory })
+    initial::check(&spec, &dataset, &weights)?;
+    Ok(Prepared { spec, dataset, directory, weights })
 }
 
 /// Reads a study file.

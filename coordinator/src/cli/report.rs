@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::ReportArgs;
+use super::args::{ReportArgs, Server};
 use super::client::Coordinator;
 use super::error::CliError;
 use super::run::Embedded;
@@ -11,16 +11,29 @@ use crate::report;
 use crate::server::{DATABASE, ServerOptions};
 
 pub async fn run(args: ReportArgs) -> Result<(), CliError> {
-    let Some(directory) = &args.data_dir else {
-        let mut coordinator = Coordinator::connect(&args.server.url).await?;
-        return write(&mut coordinator, &args).await;
+    let write = async |coordinator: &mut Coordinator| write(coordinator, &args).await;
+    with_coordinator(args.data_dir.as_deref(), &args.server, write).await
+}
+
+/// Does something with the coordinator that runs, or where `data_dir` is given with one started on that directory for
+/// as long as it takes.
+///
+/// # Errors
+/// Those of `work`; exit code 3 where no coordinator answers, 2 for a directory that is none of a coordinator.
+pub async fn with_coordinator<T>(
+    data_dir: Option<&Path>,
+    server: &Server,
+    work: impl AsyncFnOnce(&mut Coordinator) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let Some(directory) = data_dir else {
+        return work(&mut Coordinator::connect(&server.url).await?).await;
     };
     super::coordinator::log_to_stderr("warn")?;
     let mut embedded = Embedded::start(ServerOptions::new(data_directory(directory)?)).await?;
     let mut coordinator = embedded.connect().await?;
-    let written = write(&mut coordinator, &args).await;
+    let done = work(&mut coordinator).await;
     embedded.stop().await?;
-    written
+    done
 }
 
 /// A run's directory holds its coordinator's data below it.

@@ -4,12 +4,14 @@
 
 mod duration;
 mod error;
+mod initial;
 mod validate;
 
 use serde::{Deserialize, Serialize};
 
 pub use duration::Seconds;
 pub use error::SpecError;
+pub use initial::{InitialFile, InitialWeights, PinnedFile};
 
 use crate::ids::TrialKey;
 use crate::model::{Arm, LossWeights, ModelConfig};
@@ -51,6 +53,10 @@ pub struct StudySpec {
     /// What a finished trial leaves behind.
     #[serde(default)]
     pub output: Output,
+    /// Weights that arms start from. Left out of the stored form where there are none, so that the hashes of such
+    /// specs stay what they were.
+    #[serde(default, skip_serializing_if = "InitialWeights::is_empty")]
+    pub init: InitialWeights,
 }
 
 fn default_seeds() -> Vec<u64> {

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_proto::CHUNK_BYTES;
+use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::worker_client::WorkerClient;
-use mtinet_proto::v1::{ArtifactChunk, PutArtifactRequest, put_artifact_request::Part};
+use mtinet_proto::v1::{self, ArtifactChunk, PutArtifactRequest, put_artifact_request::Part};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -127,6 +128,26 @@ pub async fn put_known(
     path: &Path,
     artifact: &ArtifactRef,
 ) -> Result<(), ArtifactError> {
+    send_file(path, artifact, async |parts| client.put_artifact(parts).await).await
+}
+
+/// The same for a person's command, which brings files that a study names.
+///
+/// # Errors
+/// As [`put_known`].
+pub async fn put_as_client(
+    client: &mut ClientClient<Channel>,
+    path: &Path,
+    artifact: &ArtifactRef,
+) -> Result<(), ArtifactError> {
+    send_file(path, artifact, async |parts| client.put_artifact(parts).await).await
+}
+
+async fn send_file(
+    path: &Path,
+    artifact: &ArtifactRef,
+    put: impl AsyncFnOnce(ReceiverStream<PutArtifactRequest>) -> Result<tonic::Response<v1::Artifact>, Status>,
+) -> Result<(), ArtifactError> {
     let mut file = tokio::fs::File::open(path).await.map_err(ArtifactError::file("open", path))?;
     let found = file.metadata().await.map_err(ArtifactError::file("read", path))?.len();
     if found != artifact.bytes {
@@ -148,7 +169,7 @@ pub async fn put_known(
         }
         Ok(())
     };
-    let call = client.put_artifact(ReceiverStream::new(stream));
+    let call = put(ReceiverStream::new(stream));
     let (fed, answered) = tokio::join!(feed, call);
     fed.map_err(ArtifactError::file("read", path))?;
     let stored = ArtifactRef::from_proto(answered.map_err(ArtifactError::rpc(artifact))?.into_inner())?;

@@ -37,6 +37,9 @@ pub enum EngineError {
     /// The fold cannot be trained or evaluated.
     #[error("{0}")]
     Fold(String),
+    /// The weights that the network was to start from do not fit it.
+    #[error("initial weights")]
+    Initial(#[source] ModelError),
     /// A checkpoint could not be read or does not belong to this trial.
     #[error("checkpoint {path}: {reason}")]
     Checkpoint {

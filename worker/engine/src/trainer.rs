@@ -81,6 +81,18 @@ impl Trainer {
         Ok(Self { plan, data, gang, game, sampler, total_steps, progress: Progress::start() })
     }
 
+    /// Starts the network from the weights of a file instead of random ones; before the first step, and on every rank
+    /// with the same file. The discriminator keeps its random start. Returns in words what did not come from the file
+    /// as it is there.
+    ///
+    /// # Errors
+    /// [`EngineError::Initial`] for a file that does not fit the network, which is then as it was.
+    pub fn initialise(&mut self, path: &std::path::Path) -> Result<Vec<String>, EngineError> {
+        let phases = self.data.dataset().header.phases.len();
+        let vs = &self.game.generator.vs;
+        mtinet_models::initialise(vs, self.plan.trial.arm, phases, path).map_err(EngineError::Initial)
+    }
+
     /// Goes on from a checkpoint of the same trial; every rank does, with the same file.
     ///
     /// # Errors

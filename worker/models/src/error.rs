@@ -73,6 +73,23 @@ pub enum ModelError {
         /// Shape in the network.
         expected: Vec<i64>,
     },
+    /// An answering layer of another size, in a file that a network is to start from.
+    #[error(
+        "weights {origin}: {name} has shape {found:?}, the network needs {expected:?}: its last layer answers another \
+         question; leave {head} out of the file to start that layer afresh, or correct the data set's phases and classes"
+    )]
+    Head {
+        /// File, or whatever the bytes came from.
+        origin: String,
+        /// The layer.
+        head: String,
+        /// The parameter.
+        name: String,
+        /// Shape in the file.
+        found: Vec<i64>,
+        /// Shape in the network.
+        expected: Vec<i64>,
+    },
     /// A tensor that is not of 32-bit floats.
     #[error("weights {origin}: {name} has type {found}, only F32 can be loaded; convert the file")]
     Kind {

@@ -13,6 +13,7 @@ mod error;
 mod golden;
 mod inception3;
 mod init;
+pub mod initial;
 mod layers;
 pub mod losses;
 mod md_ff;
@@ -27,5 +28,6 @@ pub mod weights;
 
 pub use discriminator::Discriminator;
 pub use error::ModelError;
+pub use initial::initialise;
 pub use network::{ImageShape, Network, Outputs, build};
 pub use weights::{load_safetensors, save_safetensors};

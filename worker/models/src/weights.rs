@@ -35,6 +35,17 @@ pub fn load_safetensors(vs: &VarStore, path: &Path) -> Result<(), ModelError> {
     from_bytes(vs, &bytes, &path.display().to_string())
 }
 
+/// What the header of a safetensors file says about it, by key; empty where it says nothing.
+///
+/// # Errors
+/// [`ModelError::File`] where the file cannot be read, [`ModelError::Format`] where it is not whole.
+pub fn metadata(path: &Path) -> Result<HashMap<String, String>, ModelError> {
+    let bytes = fs::read(path).map_err(|source| ModelError::File { path: path.to_owned(), source })?;
+    let (_, header) = SafeTensors::read_metadata(&bytes)
+        .map_err(|source| ModelError::Format { origin: path.display().to_string(), source })?;
+    Ok(header.metadata().clone().unwrap_or_default())
+}
+
 /// All parameters and running statistics of `vs` as the bytes of a safetensors file (f32, little-endian).
 ///
 /// # Errors
@@ -70,11 +81,16 @@ pub fn from_bytes(vs: &VarStore, bytes: &[u8], origin: &str) -> Result<(), Model
     let file = SafeTensors::deserialize(bytes)
         .map_err(|source| ModelError::Format { origin: origin.to_owned(), source })?;
     let variables: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
-    check_names(&variables, &file, origin)?;
+    check_names(&variables, &file, origin, |_| false)?;
     let mut values = Vec::with_capacity(variables.len());
     for (name, variable) in &variables {
-        values.push(read_tensor(name, variable, &file, origin)?);
+        values.push(read_as(name, &variable.size(), &file, origin)?);
     }
+    copy_all(&variables, values)
+}
+
+/// Copies values, in the order of the names, into their variables.
+pub(crate) fn copy_all(variables: &BTreeMap<String, Tensor>, values: Vec<Tensor>) -> Result<(), ModelError> {
     for ((name, variable), value) in variables.iter().zip(values) {
         let mut variable = variable.shallow_clone();
         tch::no_grad(|| variable.f_copy_(&value).map(drop))
@@ -83,10 +99,12 @@ pub fn from_bytes(vs: &VarStore, bytes: &[u8], origin: &str) -> Result<(), Model
     Ok(())
 }
 
-fn check_names(
+/// Whether the file has the variables' names and no others than those that may be `passed_over`.
+pub(crate) fn check_names(
     variables: &BTreeMap<String, Tensor>,
     file: &SafeTensors,
     origin: &str,
+    passed_over: impl Fn(&str) -> bool,
 ) -> Result<(), ModelError> {
     let origin = origin.to_owned();
     let mut missing: Vec<String> =
@@ -96,7 +114,7 @@ fn check_names(
         missing.truncate(NAMES_IN_MESSAGE);
         return Err(ModelError::Missing { origin, names: missing, count });
     }
-    let names = file.names().into_iter().map(ToString::to_string);
+    let names = file.names().into_iter().filter(|name| !passed_over(name)).map(ToString::to_string);
     let mut extra: Vec<String> = names.filter(|name| !variables.contains_key(name)).collect();
     if !extra.is_empty() {
         let count = extra.len();
@@ -107,9 +125,17 @@ fn check_names(
     Ok(())
 }
 
-fn read_tensor(
+/// The shape of a tensor of the file.
+pub(crate) fn shape_of(name: &str, file: &SafeTensors, origin: &str) -> Result<Vec<i64>, ModelError> {
+    let view =
+        file.tensor(name).map_err(|source| ModelError::Format { origin: origin.to_owned(), source })?;
+    Ok(view.shape().iter().map(|d| *d as i64).collect())
+}
+
+/// A tensor of the file, which must have this shape.
+pub(crate) fn read_as(
     name: &str,
-    variable: &Tensor,
+    expected: &[i64],
     file: &SafeTensors,
     origin: &str,
 ) -> Result<Tensor, ModelError> {
@@ -122,14 +148,13 @@ fn read_tensor(
         return Err(ModelError::Kind { origin, name, found: format!("{:?}", view.dtype()) });
     }
     let found: Vec<i64> = view.shape().iter().map(|d| *d as i64).collect();
-    let expected = variable.size();
     if found != expected {
-        return Err(ModelError::Shape { origin, name, found, expected });
+        return Err(ModelError::Shape { origin, name, found, expected: expected.to_vec() });
     }
     let finite = |value: &[u8; 4]| f32::from_le_bytes(*value).is_finite();
     if let Some(index) = view.data().as_chunks::<4>().0.iter().position(|value| !finite(value)) {
         return Err(ModelError::NotFinite { origin, name, index });
     }
-    Tensor::f_from_data_size(view.data(), &expected, Kind::Float)
+    Tensor::f_from_data_size(view.data(), expected, Kind::Float)
         .map_err(|source| ModelError::Torch { name, source })
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mtinet_domain::StudySpec;
+use mtinet_domain::spec::{InitialFile, PinnedFile};
 use mtinet_domain::trial::Device;
 use mtinet_proto::v1::coordinator_message::Message;
 use mtinet_proto::v1::rank_exited::How;
@@ -388,6 +389,54 @@ async fn a_damaged_checkpoint_gives_way_to_the_one_before() {
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("the checkpoint of step 20 is lost") && log.contains("step 10"), "{log}");
     scene.end().await;
+}
+
+/// Names initial weights of the trial's arm in its spec.
+fn start_from(start: &mut StartRank, weights: &mtinet_proto::v1::Artifact) {
+    let mut spec = StudySpec::from_json(&start.spec_json).unwrap();
+    let file = PinnedFile { path: "w".into(), blake3: weights.blake3.clone(), bytes: weights.bytes };
+    spec.init.insert("mti-net".parse().unwrap(), InitialFile::Pinned(file));
+    start.spec_json = spec.to_json();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_starts_from_its_studys_weights_and_goes_on_from_its_own() {
+    let (weights, resume) = (artifact(b"initial weights"), artifact(b"a checkpoint"));
+    let checkpoint = Checkpoint { step: 20, artifact: Some(resume.clone()) };
+    for (checkpoint, init_bytes, resume_bytes) in [(None, 15.0, -1.0), (Some(checkpoint), -1.0, 12.0)] {
+        let scene = Scene::start("finish");
+        scene.coordinator.store(&weights, b"initial weights");
+        scene.coordinator.store(&resume, b"a checkpoint");
+        scene
+            .start_rank(|start| {
+                start_from(start, &weights);
+                start.resume = checkpoint;
+            })
+            .await;
+        assert!(scene.exit().await.finished);
+        scene.coordinator.change(|ledger| {
+            assert_eq!(ledger.value("init_bytes"), Some(init_bytes));
+            assert_eq!(ledger.value("resume_bytes"), Some(resume_bytes));
+        });
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_whose_initial_weights_are_gone_or_damaged_does_not_start() {
+    for stored in [None, Some(&b"initial we1ghts"[..])] {
+        let scene = Scene::start("finish");
+        let weights = artifact(b"initial weights");
+        if let Some(content) = stored {
+            scene.coordinator.store(&weights, content);
+        }
+        scene.start_rank(|start| start_from(start, &weights)).await;
+        let exit = scene.exit().await;
+        assert_eq!(exit.how, Some(How::NotStarted(true)));
+        assert!(exit.message.contains("the initial weights of mti-net cannot be had"), "{}", exit.message);
+        assert!(exit.message.contains(&weights.blake3), "{}", exit.message);
+        scene.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,6 +91,7 @@ impl Trainer {
             ("resume_step", resume.map_or(-1.0, |resume| resume.step as f64)),
             ("resume_bytes", length(&self.start.resume_path)),
             ("fallback_bytes", length(&self.start.fallback_path)),
+            ("init_bytes", length(&self.start.init_path)),
             ("threads", std::env::var("OMP_NUM_THREADS").unwrap().parse().unwrap()),
             ("secrets", secrets as f64),
             ("deterministic", is_set("CUBLAS_WORKSPACE_CONFIG", ":4096:8")),

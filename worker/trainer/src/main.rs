@@ -2,6 +2,7 @@
 //!
 //! `run` is started by `mtinet-worker`; `init` and `forward` are for people who bring or take weights.
 
+mod check;
 mod connection;
 mod failure;
 mod forward;
@@ -48,6 +49,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Check that a study's network can start from a file's weights, without training; asked by mtinet.
+    CheckInit(check::CheckArgs),
     /// Run a network in evaluation mode on images from a file.
     Forward {
         #[command(flatten)]
@@ -70,17 +73,21 @@ struct NetworkArgs {
     /// The arm, for example mti-net or unet.
     #[arg(long)]
     arm: Arm,
-    /// Sizes: paper, fast, small or tiny64.
-    #[arg(long, default_value = "paper")]
-    preset: Preset,
-    /// Lesion classes.
-    #[arg(long, default_value_t = 2)]
-    classes: usize,
+    /// Sizes: paper, fast, small or tiny64. By default what exported weights say of themselves, else paper.
+    #[arg(long)]
+    preset: Option<Preset>,
+    /// Lesion classes. By default what exported weights say of themselves, else 2.
+    #[arg(long)]
+    classes: Option<usize>,
 }
 
 impl NetworkArgs {
     fn config(&self) -> ModelConfig {
-        ModelConfig::preset(self.preset)
+        ModelConfig::preset(self.preset.unwrap_or(Preset::Paper))
+    }
+
+    fn classes(&self) -> usize {
+        self.classes.unwrap_or(2)
     }
 }
 
@@ -94,6 +101,7 @@ fn main() -> ExitCode {
         Command::Init { network, size, phases, seed, out } => {
             forward::init(&network, size, phases, seed, &out)
         }
+        Command::CheckInit(args) => check::check_init(&args),
         Command::Forward { network, weights, input, out } => {
             forward::forward(&network, &weights, &input, &out)
         }

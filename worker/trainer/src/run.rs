@@ -41,7 +41,10 @@ pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
             let message = format!("{error:#}");
             // The exit code tells the agent too, should this not get through.
             session.connection.send(Message::Failed(TrainerFailed { message, step: session.step })).ok();
-            Err(Failure::Training(error))
+            match error.downcast_ref::<EngineError>() {
+                Some(EngineError::Initial(_)) => Err(Failure::Input(error)),
+                _ => Err(Failure::Training(error)),
+            }
         }
     }
 }
@@ -62,7 +65,9 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
         work_dir: work_dir.clone(),
     };
     let mut trainer = Trainer::new(plan, data, gang)?;
-    resume(&mut trainer, start, &assignment)?;
+    if !resume(&mut trainer, start, &assignment)? {
+        initialise(&mut trainer, start)?;
+    }
     session.step = Some(trainer.step());
     match trainer.run(session)? {
         Finish::Done(results) => {
@@ -133,8 +138,9 @@ fn assemble(
     Ok(Gang::of(group))
 }
 
-/// Goes on from the newest checkpoint; where that is damaged, from the one before, and says so.
-fn resume(trainer: &mut Trainer, start: &TrainerStart, assignment: &RankAssignment) -> anyhow::Result<()> {
+/// Goes on from the newest checkpoint; where that is damaged, from the one before, and says so. False where there is
+/// none to go on from.
+fn resume(trainer: &mut Trainer, start: &TrainerStart, assignment: &RankAssignment) -> anyhow::Result<bool> {
     let candidates = [(&start.resume_path, &assignment.resume), (&start.fallback_path, &assignment.fallback)];
     let mut refused = None;
     for (path, checkpoint) in candidates {
@@ -144,7 +150,7 @@ fn resume(trainer: &mut Trainer, start: &TrainerStart, assignment: &RankAssignme
         match trainer.resume(Path::new(path), Some(artifact)) {
             Ok(()) => {
                 eprintln!("goes on after step {} of {}", trainer.step(), trainer.total_steps());
-                return Ok(());
+                return Ok(true);
             }
             Err(error @ EngineError::Checkpoint { .. }) => {
                 eprintln!("warning: {error}; trying the checkpoint before it");
@@ -156,8 +162,21 @@ fn resume(trainer: &mut Trainer, start: &TrainerStart, assignment: &RankAssignme
     // Starting afresh without a word would throw away hours of training.
     match refused {
         Some(error) => Err(anyhow::Error::from(error).context("no usable checkpoint to go on from")),
-        None => Ok(()),
+        None => Ok(false),
     }
+}
+
+/// Starts from the study's weights for this arm, where it has some. The log says what became of them.
+fn initialise(trainer: &mut Trainer, start: &TrainerStart) -> anyhow::Result<()> {
+    if start.init_path.is_empty() {
+        return Ok(());
+    }
+    let notes = trainer.initialise(Path::new(&start.init_path))?;
+    eprintln!("starts from the weights that [init] of the study names");
+    for note in notes {
+        eprintln!("initial weights: {note}");
+    }
+    Ok(())
 }
 
 /// What the engine tells goes to the agent.

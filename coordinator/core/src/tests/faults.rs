@@ -286,3 +286,20 @@ fn a_failure_of_any_rank_is_at_the_last_step_that_is_known() {
     let AttemptEnd::Failed(cause) = last_end(&env) else { panic!() };
     assert_eq!(cause.step, Some(100));
 }
+
+#[test]
+fn a_studys_initial_weights_stay_even_where_a_checkpoint_has_the_same_bytes() {
+    let mut env = TestEnv::new();
+    let hash = "a".repeat(64);
+    let init = format!("[init]\nmti-net = {{ path = \"w\", blake3 = \"{hash}\", bytes = 1 }}\n");
+    let study = env.submit(&format!("folds = [0]\n{init}"));
+    env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(10, &hash)));
+    env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(20, "c20")));
+    env.complete(head);
+    env.complete(trial(study, "unet/0/0"));
+    assert!(env.discarded.contains("c20") && !env.discarded.contains(&hash));
+    env.restart(true);
+    env.core.emptiness_check().unwrap();
+}

@@ -20,7 +20,7 @@ use super::output::{print_raw, say};
 use super::prepare::{self, Prepared};
 use super::run_dir::{RunDir, directory_name};
 use super::study::blocking;
-use super::{follow, gather, predictions};
+use super::{follow, gather, initial, predictions};
 use crate::report::{self, StudyResults};
 use crate::server::ServerOptions;
 
@@ -122,7 +122,7 @@ impl Job {
         coordinator: &mut Coordinator,
         directory: &RunDir,
     ) -> Result<Standing, CliError> {
-        let Prepared { spec, dataset, .. } = &self.prepared;
+        let Prepared { spec, dataset, weights, .. } = &self.prepared;
         let mut known = None;
         for summary in coordinator.studies().await? {
             let study = coordinator.study(&summary.study.to_string()).await?;
@@ -147,7 +147,10 @@ impl Job {
                 say("this study was begun before and goes on from its checkpoints");
                 Ok(Standing::Open(StudyId(number)))
             }
-            _ => Ok(Standing::Open(coordinator.submit(spec, dataset).await?)),
+            _ => {
+                initial::upload(coordinator, weights).await?;
+                Ok(Standing::Open(coordinator.submit(spec, dataset).await?))
+            }
         }
     }
 

@@ -9,15 +9,16 @@ use mtinet_proto::v1::client_server::Client;
 use mtinet_proto::v1::{
     self, ArtifactChunk, CancelStudyRequest, CancelStudyResponse, GetArtifactRequest, GetServerInfoRequest,
     GetStudyRequest, ListStudiesRequest, ListStudiesResponse, ListWorkersRequest, ListWorkersResponse,
-    RecordedEvent, ServerInfo, StreamEventsRequest, SubmitStudyRequest, SubmitStudyResponse,
+    PutArtifactRequest, RecordedEvent, ServerInfo, StreamEventsRequest, SubmitStudyRequest,
+    SubmitStudyResponse,
 };
 use mtinet_runtime::convert::required;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, send_artifact, views};
+use super::{check_version, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
 use crate::server::driver::Handle;
 use crate::server::store::{Reader, StoredEvent};
@@ -39,6 +40,29 @@ impl ClientService {
     /// The service in front of a driver.
     pub fn new(driver: Handle, artifacts: Artifacts, log: Reader) -> Self {
         Self { driver, artifacts, log }
+    }
+
+    /// A worker must find the weights that an arm starts from, whenever it asks.
+    async fn check_initial_weights(&self, spec: &StudySpec) -> Result<(), Status> {
+        for (arm, file) in &spec.init {
+            let refused = |problem: String| {
+                Status::invalid_argument(format!("init: the weights `{}` of {arm} {problem}", file.path()))
+            };
+            let Some(artifact) = file.artifact() else {
+                return Err(refused("carry no hash; submit the study with `mtinet study submit`".to_owned()));
+            };
+            match self.artifacts.size(&artifact.blake3).await {
+                Ok(bytes) if bytes == artifact.bytes => {}
+                Ok(bytes) => return Err(refused(format!("have {bytes} bytes, not {}", artifact.bytes))),
+                Err(status) if status.code() == tonic::Code::NotFound => {
+                    return Err(refused(
+                        "are not in the artifact store; upload them and submit again".to_owned(),
+                    ));
+                }
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(())
     }
 
     async fn check_study(&self, study: StudyId) -> Result<(), Status> {
@@ -72,6 +96,7 @@ impl Client for ClientService {
         let spec = StudySpec::from_json(&request.spec_json)
             .map_err(|error| Status::invalid_argument(format!("the study is refused: {error}")))?;
         let dataset: DatasetRef = required("dataset", request.dataset)?;
+        self.check_initial_weights(&spec).await?;
         let study = self.driver.submit(Box::new(spec), dataset).await?;
         Ok(Response::new(SubmitStudyResponse { study: study.0 }))
     }
@@ -140,6 +165,13 @@ impl Client for ClientService {
             core.workers().map(|(id, worker)| views::worker(id, worker, now_ms)).collect()
         });
         Ok(Response::new(ListWorkersResponse { workers: workers.await? }))
+    }
+
+    async fn put_artifact(
+        &self,
+        request: Request<Streaming<PutArtifactRequest>>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        receive_artifact(&self.artifacts, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_artifact(

@@ -5,16 +5,16 @@ mod views;
 mod worker;
 
 use mtinet_proto::PROTOCOL_VERSION;
-use mtinet_proto::v1::ArtifactChunk;
-use mtinet_runtime::convert::FromProto;
+use mtinet_proto::v1::{Artifact, ArtifactChunk, PutArtifactRequest, put_artifact_request};
+use mtinet_runtime::convert::{FromProto, ToProto, required};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 pub use client::ClientService;
 pub use worker::WorkerService;
 
-use super::artifacts::Artifacts;
+use super::artifacts::{Artifacts, Incoming};
 
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;
@@ -54,4 +54,33 @@ async fn send_artifact(
         }
     });
     Ok(ReceiverStream::new(stream))
+}
+
+/// Takes in a file that is announced with its hash and follows in parts.
+async fn receive_artifact(
+    artifacts: &Artifacts,
+    mut parts: Streaming<PutArtifactRequest>,
+) -> Result<Artifact, Status> {
+    let announced = match parts.message().await?.and_then(|message| message.part) {
+        Some(put_artifact_request::Part::Announce(artifact)) => required("announce", Some(artifact))?,
+        _ => return Err(Status::invalid_argument("the first part must announce the artifact")),
+    };
+    let mut incoming = artifacts.put(announced).await?;
+    match take_in(&mut parts, &mut incoming).await {
+        Ok(()) => Ok(incoming.finish().await?.to_proto()),
+        Err(status) => {
+            incoming.abort().await;
+            Err(status)
+        }
+    }
+}
+
+async fn take_in(parts: &mut Streaming<PutArtifactRequest>, incoming: &mut Incoming) -> Result<(), Status> {
+    while let Some(message) = parts.message().await? {
+        match message.part {
+            Some(put_artifact_request::Part::Data(data)) => incoming.write(&data).await?,
+            _ => return Err(Status::invalid_argument("only data may follow the announcement")),
+        }
+    }
+    Ok(())
 }

@@ -6,15 +6,14 @@ use mtinet_domain::WorkerId;
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
     Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, WorkerMessage, put_artifact_request, worker_message,
+    PutArtifactRequest, WorkerMessage, worker_message,
 };
-use mtinet_runtime::convert::{ToProto, required};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, send_artifact};
-use crate::server::artifacts::{Artifacts, Incoming};
+use super::{check_version, receive_artifact, send_artifact};
+use crate::server::artifacts::Artifacts;
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
 use crate::server::options::ServerOptions;
@@ -73,19 +72,7 @@ impl Worker for WorkerService {
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<Artifact>, Status> {
-        let mut parts = request.into_inner();
-        let announced = match parts.message().await?.and_then(|message| message.part) {
-            Some(put_artifact_request::Part::Announce(artifact)) => required("announce", Some(artifact))?,
-            _ => return Err(Status::invalid_argument("the first part must announce the artifact")),
-        };
-        let mut incoming = self.artifacts.put(announced).await?;
-        match take_in(&mut parts, &mut incoming).await {
-            Ok(()) => Ok(Response::new(incoming.finish().await?.to_proto())),
-            Err(status) => {
-                incoming.abort().await;
-                Err(status)
-            }
-        }
+        receive_artifact(&self.artifacts, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_artifact(
@@ -94,16 +81,6 @@ impl Worker for WorkerService {
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
     }
-}
-
-async fn take_in(parts: &mut Streaming<PutArtifactRequest>, incoming: &mut Incoming) -> Result<(), Status> {
-    while let Some(message) = parts.message().await? {
-        match message.part {
-            Some(put_artifact_request::Part::Data(data)) => incoming.write(&data).await?,
-            _ => return Err(Status::invalid_argument("only data may follow the announcement")),
-        }
-    }
-    Ok(())
 }
 
 async fn first_message(messages: &mut Streaming<WorkerMessage>) -> Result<Hello, Status> {

@@ -102,3 +102,38 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
+
+/// Initial weights of the arm of [`submission`], pinned to some content.
+fn with_weights(content: &[u8]) -> String {
+    let v1::Artifact { blake3, bytes } = artifact(content);
+    format!("[init]\nmti-net = {{ path = \"w\", blake3 = \"{blake3}\", bytes = {bytes} }}\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_study_is_taken_only_with_its_initial_weights_in_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    let mut client = server.client().await;
+    let weights = b"initial weights";
+    let mut refused = async |extra: &str| {
+        let status = client.submit_study(submission(extra)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("init: the weights `w` of mti-net"), "{status}");
+        status.message().to_owned()
+    };
+    assert!(refused("[init]\nmti-net = \"w\"\n").await.contains("carry no hash"));
+    assert!(refused(&with_weights(weights)).await.contains("are not in the artifact store"));
+    let parts = [Part::Announce(artifact(weights)), Part::Data(weights.to_vec())];
+    let parts = parts.map(|part| PutArtifactRequest { part: Some(part) });
+    let stored = client.put_artifact(tokio_stream::iter(parts)).await.unwrap().into_inner();
+    assert_eq!(stored, artifact(weights));
+    let study = submit(&mut client, &with_weights(weights)).await;
+    client.cancel_study(v1::CancelStudyRequest { study }).await.unwrap();
+    server.stop().await.unwrap();
+    // Neither its end nor a restart, which deletes what nothing refers to, takes a study's weights away.
+    let server = Server::start(options(dir.path())).await;
+    assert_eq!(get(&server, stored.blake3).await.unwrap(), weights);
+    let mut client = server.client().await;
+    submit(&mut client, &with_weights(weights)).await;
+    server.stop().await.unwrap();
+}

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use super::error::Problem;
-use super::{Folds, Ranks, StudySpec, TrainConfig};
+use super::{Folds, InitialFile, Ranks, StudySpec, TrainConfig};
 
 pub(super) fn validate(spec: &StudySpec) -> Result<(), Problem> {
     names(spec)?;
     programme(spec)?;
     train(&spec.train)?;
     resources(spec)?;
+    initial(spec)?;
     for &arm in &spec.arms {
         spec.model
             .validate(arm, spec.train.image_size as usize)
@@ -94,6 +95,23 @@ fn resources(spec: &StudySpec) -> Result<(), Problem> {
     })?;
     if let Some(spacing) = spec.preprocess.spacing {
         positive(spacing, 100.0, "preprocess.spacing")?;
+    }
+    Ok(())
+}
+
+fn initial(spec: &StudySpec) -> Result<(), Problem> {
+    for (arm, file) in &spec.init {
+        ensure(spec.arms.contains(arm), "init", || {
+            format!("names weights for {arm}, which is not among the arms")
+        })?;
+        ensure(!file.path().is_empty(), "init", || format!("{arm}: must be the path of a safetensors file"))?;
+        // The hash becomes a file's name.
+        if let InitialFile::Pinned(pinned) = file {
+            let digits = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            ensure(pinned.blake3.len() == 64 && digits(&pinned.blake3), "init", || {
+                format!("{arm}: blake3 must be 64 hexadecimal digits")
+            })?;
+        }
     }
     Ok(())
 }
