@@ -10,6 +10,7 @@ use mtinet_domain::{Arm, AttemptNumber, Rank, SlotIndex, StudyId, StudySpec, Tri
 use super::*;
 
 mod comparisons;
+mod fold;
 
 fn dataset() -> DatasetRef {
     DatasetRef {
