@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mtinet_domain::evaluation::HEALTHY_MINIMUM_PIXELS;
 use mtinet_domain::event::{Event, MetricRecord, MetricScope, Recorded, StudyOutcome};
 use mtinet_domain::trial::{AttemptEnd, CheckpointRef, Placement};
 use mtinet_domain::{AttemptNumber, TrialKey};
@@ -57,6 +58,7 @@ impl StudyFold {
             last_event_ms: first.time_ms,
             finished_ms: None,
             outcome: None,
+            healthy_minimum_pixels: HEALTHY_MINIMUM_PIXELS,
             trials: spec.trials().into_iter().map(TrialResult::new).collect(),
         };
         self.place = results.trials.iter().enumerate().map(|(index, trial)| (trial.key, index)).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mtinet_domain::evaluation::{FoldSummary, ReferenceLines, TrialEvaluation};
+use mtinet_domain::evaluation::{FoldDetails, FoldSummary, ReferenceLines, TrialEvaluation};
 use mtinet_domain::event::{Recorded, StudyOutcome};
 use mtinet_domain::trial::{ArtifactRef, AttemptEnd, DatasetRef, Placement};
 use mtinet_domain::{Arm, AttemptNumber, StudyId, StudySpec, TrialKey};
@@ -29,6 +29,8 @@ pub struct StudyResults {
     pub finished_ms: Option<u64>,
     /// How it ended; absent while trials wait or run.
     pub outcome: Option<StudyOutcome>,
+    /// Predicted pixels that make a slice without tumour a false positive.
+    pub healthy_minimum_pixels: u64,
     /// Every trial that the spec asks for, in its order.
     pub trials: Vec<TrialResult>,
 }
@@ -62,6 +64,8 @@ pub struct TrialResult {
     pub curves: LearningCurves,
     /// Results per slice, where they have been fetched.
     pub evaluation: Option<TrialEvaluation>,
+    /// Metrics that are computed from these.
+    pub details: Option<FoldDetails>,
 }
 
 /// An execution of a trial.
@@ -156,6 +160,7 @@ impl TrialResult {
             history: Vec::new(),
             curves: LearningCurves::default(),
             evaluation: None,
+            details: None,
         }
     }
 
@@ -190,7 +195,20 @@ impl StudyResults {
     /// Adds a trial's results per slice.
     pub fn set_evaluation(&mut self, key: TrialKey, evaluation: TrialEvaluation) {
         if let Some(trial) = self.trials.iter_mut().find(|trial| trial.key == key) {
+            trial.details = Some(evaluation.details());
             trial.evaluation = Some(evaluation);
+        }
+    }
+
+    /// Counts a prediction in a slice without tumour as a false positive from `pixels` on, instead of
+    /// [`mtinet_domain::evaluation::HEALTHY_MINIMUM_PIXELS`]. Takes the results per slice; a trial without them has no such rate then.
+    pub fn set_healthy_minimum(&mut self, pixels: u64) {
+        self.healthy_minimum_pixels = pixels;
+        for trial in &mut self.trials {
+            let rate = trial.evaluation.as_ref().and_then(|evaluation| evaluation.healthy_fp_rate(pixels));
+            if let TrialOutcome::Done(evaluated) = &mut trial.outcome {
+                evaluated.summary.healthy_fp_rate = rate;
+            }
         }
     }
 
