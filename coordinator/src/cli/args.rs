@@ -300,6 +300,16 @@ pub struct ReportArgs {
     /// Also write the predicted masks, as ARM/FOLD/SEED/CASE.nii.gz below this directory.
     #[arg(long, value_name = "DIR")]
     pub predictions: Option<PathBuf>,
+    /// Directory of the data set, for the figures that show images; where it is not given, the one that the study was
+    /// submitted with.
+    #[arg(long, value_name = "DIR")]
+    pub dataset: Option<PathBuf>,
+    /// Show the paper's published values beside the study's, in columns of their own.
+    #[arg(long)]
+    pub with_paper: bool,
+    /// Predicted pixels from which a slice without tumour counts as a false positive [default: 10].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub healthy_min_pixels: Option<u64>,
     /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

@@ -5,80 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use mtinet_domain::evaluation::{FoldSummary, SliceResult};
+use mtinet_domain::evaluation::{SliceResult, mean_probabilities, most_probable};
 use mtinet_domain::metrics::{MeanStd, mean};
 use mtinet_domain::{Arm, TrialKey};
 
+use super::metric::Metric;
 use super::results::{StudyResults, TrialResult};
-
-/// A figure that tables show for an arm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    /// Dice, percent.
-    Dsc,
-    /// Intersection over union, percent.
-    Iou,
-    /// Mean absolute error of the curve, raw intensity.
-    Mae,
-    /// The same in the phase of this index.
-    MaePhase(usize),
-    /// MAE of the curve read under the predicted mask, raw intensity.
-    TimMae,
-    /// Slices of the right class, percent.
-    Accuracy,
-    /// Subjects of the right class, percent.
-    SubjectAccuracy,
-    /// Slices without tumour in which tumour is predicted, percent.
-    HealthyRate,
-    /// Predicted pixels in slices without tumour.
-    HealthyPixels,
-}
-
-impl Metric {
-    /// Whether `arm` has the task that this metric measures.
-    pub fn applies_to(self, arm: Arm) -> bool {
-        let tasks = arm.tasks();
-        match self {
-            Self::Dsc | Self::Iou | Self::HealthyRate | Self::HealthyPixels | Self::TimMae => tasks.seg,
-            Self::Mae | Self::MaePhase(_) => tasks.reg,
-            Self::Accuracy | Self::SubjectAccuracy => tasks.cls,
-        }
-    }
-
-    /// Whether a larger value is the better one.
-    pub fn larger_is_better(self) -> bool {
-        matches!(self, Self::Dsc | Self::Iou | Self::Accuracy | Self::SubjectAccuracy)
-    }
-
-    /// Its value in a fold.
-    pub fn of(self, summary: &FoldSummary) -> Option<f64> {
-        match self {
-            Self::Dsc => summary.dsc,
-            Self::Iou => summary.iou,
-            Self::Mae => summary.mae,
-            Self::MaePhase(phase) => summary.mae_phases.as_ref()?.get(phase).copied(),
-            Self::TimMae => summary.tim_mae,
-            Self::Accuracy => summary.accuracy,
-            Self::SubjectAccuracy => summary.subject_accuracy,
-            Self::HealthyRate => summary.healthy_fp_rate,
-            Self::HealthyPixels => summary.healthy_fp_pixels,
-        }
-    }
-
-    /// Its value in a slice with tumour, in the unit of [`Metric::of`]; `None` for metrics of other slices.
-    pub fn of_slice(self, slice: &SliceResult) -> Option<f64> {
-        slice.class?;
-        match self {
-            Self::Dsc => slice.dice.map(|share| share * 100.0),
-            Self::Iou => slice.iou.map(|share| share * 100.0),
-            Self::Mae => slice.mae(),
-            Self::MaePhase(phase) => slice.mae_phases()?.get(phase).copied(),
-            Self::TimMae => slice.tim_mae(),
-            Self::Accuracy => Some(f64::from(u8::from(slice.predicted_class()? == slice.class?)) * 100.0),
-            Self::SubjectAccuracy | Self::HealthyRate | Self::HealthyPixels => None,
-        }
-    }
-}
 
 /// What a cell of a table holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,6 +41,29 @@ pub struct Gap {
     pub key: TrialKey,
     /// What became of it: a status word, or `no value` where it is done but the metric could not be computed.
     pub status: &'static str,
+    /// Why, where a reason is known.
+    pub reason: Option<String>,
+}
+
+impl std::fmt::Display for Gap {
+    /// On one line, a long reason cut short: the table of missing trials has it in full.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}", self.key, self.status)?;
+        if let Some(reason) = &self.reason {
+            let words = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+            let short: String = words.chars().take(LONGEST_REASON).collect();
+            write!(f, ": {short}{}", if short.len() < words.len() { "…" } else { "" })?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// Characters of a reason that a cell has room for.
+const LONGEST_REASON: usize = 60;
+
+/// Gaps in one line.
+pub(super) fn gaps(missing: &[Gap]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Aggregate {
@@ -128,7 +83,11 @@ impl Aggregate {
         for trial in results.of_arm(arm) {
             let value = value_of(trial, metric);
             if value.is_none() {
-                missing.push(Gap { key: trial.key, status: gap_word(trial) });
+                missing.push(Gap {
+                    key: trial.key,
+                    status: gap_word(trial),
+                    reason: trial.outcome.reason().map(str::to_owned),
+                });
             }
             folds.entry(trial.key.fold).or_default().push((trial.key, value));
         }
@@ -161,7 +120,7 @@ pub(super) fn fold_values(results: &StudyResults, arm: Arm, metric: Metric) -> B
 
 fn value_of(trial: &TrialResult, metric: Metric) -> Option<f64> {
     // A training that diverged leaves NaN; it must not become a figure.
-    metric.of(trial.summary()?).filter(|value| value.is_finite())
+    metric.of_trial(trial).filter(|value| value.is_finite())
 }
 
 fn gap_word(trial: &TrialResult) -> &'static str {
@@ -183,14 +142,14 @@ impl Cell {
     }
 }
 
-/// A metric over all held-out slices with tumour of an arm, folds taken together; a slice that several seeds
-/// predicted counts once, with its mean. `None` where a trial or its slices are missing.
+/// A metric over all held-out slices of an arm that have it, folds taken together; a slice that several seeds
+/// predicted counts once, with its mean. `None` where a trial, its slices or a finite value are missing.
 pub fn pooled(results: &StudyResults, arm: Arm, metric: Metric) -> Option<MeanStd> {
     let units = units_by(results, arm, metric, |slice| (slice.case.as_str(), slice.slice))?;
     MeanStd::of(units.into_values())
 }
 
-/// The same over subjects, each the mean of its slices with tumour.
+/// The same over subjects, each the mean of its slices; [`Metric::SubjectAccuracy`] is 100 or 0 in a subject.
 pub fn pooled_subjects(results: &StudyResults, arm: Arm, metric: Metric) -> Option<MeanStd> {
     MeanStd::of(subject_values(results, arm, metric)?.into_values())
 }
@@ -201,6 +160,9 @@ pub(super) fn subject_values(
     arm: Arm,
     metric: Metric,
 ) -> Option<BTreeMap<&str, f64>> {
+    if metric == Metric::SubjectAccuracy {
+        return subjects_right(results, arm);
+    }
     units_by(results, arm, metric, |slice| slice.subject.as_str())
 }
 
@@ -210,14 +172,42 @@ fn units_by<'a, K: Ord>(
     metric: Metric,
     unit: impl Fn(&'a SliceResult) -> K,
 ) -> Option<BTreeMap<K, f64>> {
-    let mut units: BTreeMap<K, Vec<f64>> = BTreeMap::new();
+    let mut units: BTreeMap<K, (f64, u32)> = BTreeMap::new();
     for trial in results.of_arm(arm) {
         trial.summary()?;
         for slice in &trial.evaluation.as_ref()?.slices {
             if let Some(value) = metric.of_slice(slice) {
-                units.entry(unit(slice)).or_default().push(value);
+                let (sum, n) = units.entry(unit(slice)).or_default();
+                *sum += value;
+                *n += 1;
             }
         }
     }
-    Some(units.into_iter().filter_map(|(unit, values)| Some((unit, mean(values)?))).collect())
+    means(units)
+}
+
+/// Whether the class of each subject's mean probabilities is right, in percent, averaged over seeds.
+fn subjects_right(results: &StudyResults, arm: Arm) -> Option<BTreeMap<&str, f64>> {
+    let mut subjects: BTreeMap<&str, (f64, u32)> = BTreeMap::new();
+    for trial in results.of_arm(arm) {
+        trial.summary()?;
+        for (subject, slices) in trial.evaluation.as_ref()?.by_subject() {
+            let truth = slices.iter().find_map(|slice| slice.class);
+            if let (Some(truth), Some(probabilities)) = (truth, mean_probabilities(&slices)) {
+                let (sum, n) = subjects.entry(subject).or_default();
+                *sum += f64::from(u8::from(most_probable(&probabilities) == truth)) * 100.0;
+                *n += 1;
+            }
+        }
+    }
+    means(subjects)
+}
+
+/// A unit that is not finite leaves no mean at all: to leave it out would flatter the arm.
+fn means<K: Ord>(sums: BTreeMap<K, (f64, u32)>) -> Option<BTreeMap<K, f64>> {
+    let means = sums.into_iter().map(|(unit, (sum, n))| {
+        let mean = sum / f64::from(n);
+        mean.is_finite().then_some((unit, mean))
+    });
+    means.collect()
 }

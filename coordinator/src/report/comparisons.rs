@@ -13,9 +13,10 @@ use mtinet_domain::statistics::{
     wilcoxon,
 };
 
-use super::aggregate::{Cell, Metric, fold_values, subject_values};
+use super::aggregate::{Cell, fold_values, gaps, subject_values};
+use super::document::plural;
+use super::metric::Metric;
 use super::results::StudyResults;
-use super::tables::layout::{gaps, plural};
 
 /// The arm that every other is compared with.
 pub(super) const REFERENCE: Arm = Arm::MtiNet;

@@ -7,8 +7,9 @@ use mtinet_domain::evaluation::{
 };
 use mtinet_domain::metrics::mean;
 
-use super::aggregate::Metric;
+use super::metric::Metric;
 use super::results::{StudyResults, TrialOutcome, TrialResult};
+use super::tables::devices;
 
 /// One row a trial, finished or not.
 pub fn trials(results: &StudyResults) -> Result<Vec<u8>, csv::Error> {
@@ -34,12 +35,16 @@ pub fn trials(results: &StudyResults) -> Result<Vec<u8>, csv::Error> {
         "workers_lost",
     ]));
     header.extend(columns(&["ranks", "steps", "train_seconds", "weights", "evaluation", "reason"]));
-    table(header, results.trials.iter().map(|trial| trial_row(trial, phases.len(), classes.len())))
+    header.extend(MORE.map(|metric| metric.name().to_owned()));
+    header.extend(columns(&["healthy_minimum_pixels", "label", "devices"]));
+    header.extend(columns(&["started_ms", "ended_ms", "wall_seconds", "resumed_at"]));
+    let healthy = results.healthy_minimum_pixels;
+    table(header, results.trials.iter().map(|trial| trial_row(trial, phases.len(), classes.len(), healthy)))
 }
 
-fn trial_row(trial: &TrialResult, phases: usize, classes: usize) -> Vec<String> {
+fn trial_row(trial: &TrialResult, phases: usize, classes: usize, healthy: u64) -> Vec<String> {
     let summary = trial.summary();
-    let metric = |metric: Metric| cell(summary.and_then(|summary| metric.of(summary)));
+    let metric = |metric: Metric| cell(metric.of_trial(trial));
     let count = |count: fn(&mtinet_domain::evaluation::FoldSummary) -> u64| cell(summary.map(count));
     let mut row = key_cells(trial.key);
     row.push(trial.outcome.word().to_owned());
@@ -64,18 +69,43 @@ fn trial_row(trial: &TrialResult, phases: usize, classes: usize) -> Vec<String> 
     row.push(cell(evaluated.and_then(|e| e.weights.as_ref()).map(|weights| &weights.blake3)));
     row.push(cell(evaluated.map(|e| &e.evaluation.blake3)));
     row.push(cell(trial.outcome.reason()));
+    row.extend(MORE.map(metric));
+    row.extend([healthy.to_string(), trial.key.arm.label().to_owned(), devices(&trial.placements)]);
+    row.extend([cell(trial.started_ms), cell(trial.ended_ms), cell(trial.wall_seconds())]);
+    let resumed: Vec<String> =
+        trial.history.iter().filter_map(|attempt| attempt.resumed_at).map(|step| step.to_string()).collect();
+    row.push(resumed.join(";"));
     row
 }
+
+/// Metrics that came after the first columns were fixed.
+const MORE: [Metric; 10] = [
+    Metric::MaeSum,
+    Metric::Sensitivity,
+    Metric::Specificity,
+    Metric::SubjectDsc,
+    Metric::SubjectIou,
+    Metric::SubjectMae,
+    Metric::DscSkipBothEmpty,
+    Metric::IouSkipBothEmpty,
+    Metric::DscBothEmptyOne,
+    Metric::IouBothEmptyOne,
+];
 
 /// One row a held-out slice of every finished trial.
 pub fn slices(results: &StudyResults) -> Result<Vec<u8>, csv::Error> {
     let mut header = columns(&["arm", "fold", "seed", "subject", "case", "slice"]);
     header.extend(value_columns(results));
+    header.push("overlap_pixels".to_owned());
+    header.extend(late_columns(results));
     let rows = evaluations(results).flat_map(|(key, evaluation)| {
         evaluation.slices.iter().map(move |slice| {
             let mut row = key_cells(key);
             row.extend([slice.subject.clone(), slice.case.clone(), slice.slice.to_string()]);
             row.extend(Values::of_slice(slice).cells(results));
+            row.push(cell(slice.overlap_pixels()));
+            row.extend(WITH_HEALTHY.map(|metric| cell(metric.of_slice(slice))));
+            row.extend(Late::of(&[slice]).cells(results));
             row
         })
     });
@@ -88,6 +118,7 @@ pub fn subjects(results: &StudyResults) -> Result<Vec<u8>, csv::Error> {
     let mut header = columns(&["arm", "fold", "seed", "subject", "case"]);
     header.extend(value_columns(results));
     header.extend(columns(&["n_slices", "n_healthy_slices"]));
+    header.extend(late_columns(results));
     let rows = evaluations(results).flat_map(|(key, evaluation)| {
         evaluation.by_subject().into_iter().map(move |(subject, slices)| {
             let mut row = key_cells(key);
@@ -96,6 +127,10 @@ pub fn subjects(results: &StudyResults) -> Result<Vec<u8>, csv::Error> {
                 slices.iter().copied().filter(|slice| slice.class.is_some()).collect();
             row.extend(Values::of_subject(&tumour).cells(results));
             row.extend([tumour.len().to_string(), (slices.len() - tumour.len()).to_string()]);
+            let over_all =
+                |metric: Metric| cell(mean(slices.iter().filter_map(|slice| metric.of_slice(slice))));
+            row.extend(WITH_HEALTHY.map(over_all));
+            row.extend(Late::of(&tumour).cells(results));
             row
         })
     });
@@ -128,6 +163,43 @@ fn value_columns(results: &StudyResults) -> Vec<String> {
     names.extend(prefixed("predicted_", phases));
     names.extend(columns(&["class_index", "pred_class_index"]));
     names
+}
+
+/// Dice and IoU by the conventions that count slices without tumour.
+const WITH_HEALTHY: [Metric; 4] =
+    [Metric::DscSkipBothEmpty, Metric::IouSkipBothEmpty, Metric::DscBothEmptyOne, Metric::IouBothEmptyOne];
+
+fn late_columns(results: &StudyResults) -> Vec<String> {
+    let mut names: Vec<String> = WITH_HEALTHY.iter().map(|metric| metric.name().to_owned()).collect();
+    names.extend(columns(&["mae_sum", "p_0"]));
+    names.extend(prefixed("mask_", &results.dataset.phases));
+    names
+}
+
+/// The last columns, after those on empty masks.
+struct Late {
+    mae_sum: Option<f64>,
+    first_probability: Option<f64>,
+    /// The curve that the image has under the predicted mask.
+    mask_curve: Option<Vec<f64>>,
+}
+
+impl Late {
+    /// Means over slices with tumour.
+    fn of(slices: &[&SliceResult]) -> Self {
+        Self {
+            mae_sum: mean(slices.iter().filter_map(|slice| slice.mae_sum())),
+            first_probability: mean_probabilities(slices).and_then(|values| values.first().copied()),
+            mask_curve: mean_vectors(slices.iter().filter_map(|slice| slice.mask_curve.as_deref())),
+        }
+    }
+
+    fn cells(&self, results: &StudyResults) -> Vec<String> {
+        let mut row = vec![cell(self.mae_sum), cell(self.first_probability)];
+        let phases = 0..results.dataset.phases.len();
+        row.extend(phases.map(|phase| cell(self.mask_curve.as_ref().and_then(|curve| curve.get(phase)))));
+        row
+    }
 }
 
 /// What a row holds from column `class` on.

@@ -6,6 +6,8 @@
 mod aggregate;
 mod comparisons;
 mod csv_files;
+mod curves;
+mod fold;
 mod results;
 mod summary;
 mod tables;
@@ -14,7 +16,9 @@ mod tests;
 mod write;
 
 pub use aggregate::{Aggregate, Cell, Gap, Metric};
-pub use results::{ResultsError, StudyResults, TrialOutcome, TrialResult};
+pub use curves::{Curve, CurvePoint, LearningCurves, MOST_POINTS};
+pub use fold::StudyFold;
+pub use results::{Attempt, ResultsError, StudyResults, TrialOutcome, TrialResult};
 pub use summary::summary_json;
 pub use tables::{tables_markdown, tables_terminal};
 pub use write::{ReportFiles, WriteError, write, write_atomically};

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use mtinet_domain::evaluation::{FoldSummary, ReferenceLines, TrialEvaluation};
-use mtinet_domain::event::{Event, MetricScope, Recorded, StudyOutcome};
+use mtinet_domain::evaluation::{FoldDetails, FoldSummary, ReferenceLines, TrialEvaluation};
+use mtinet_domain::event::{Recorded, StudyOutcome};
 use mtinet_domain::trial::{ArtifactRef, AttemptEnd, DatasetRef, Placement};
 use mtinet_domain::{Arm, AttemptNumber, StudyId, StudySpec, TrialKey};
+
+use super::curves::LearningCurves;
+use super::fold::StudyFold;
 
 /// A study with all that is known of each of its trials.
 #[derive(Clone, Debug)]
@@ -20,10 +23,14 @@ pub struct StudyResults {
     pub dataset: DatasetRef,
     /// When it was submitted, milliseconds since the Unix epoch.
     pub submitted_ms: u64,
+    /// When its last event was recorded: what the report knows is as old as that.
+    pub last_event_ms: u64,
     /// When its last trial was over.
     pub finished_ms: Option<u64>,
     /// How it ended; absent while trials wait or run.
     pub outcome: Option<StudyOutcome>,
+    /// Predicted pixels that make a slice without tumour a false positive.
+    pub healthy_minimum_pixels: u64,
     /// Every trial that the spec asks for, in its order.
     pub trials: Vec<TrialResult>,
 }
@@ -47,8 +54,35 @@ pub struct TrialResult {
     pub steps: u64,
     /// Seconds of training over all attempts that the result builds on.
     pub train_seconds: Option<f64>,
+    /// When its first attempt started, milliseconds since the Unix epoch.
+    pub started_ms: Option<u64>,
+    /// When its latest attempt ended; absent while it runs.
+    pub ended_ms: Option<u64>,
+    /// Every attempt, in order.
+    pub history: Vec<Attempt>,
+    /// Losses and held-out metrics over training.
+    pub curves: LearningCurves,
     /// Results per slice, where they have been fetched.
     pub evaluation: Option<TrialEvaluation>,
+    /// Metrics that are computed from these.
+    pub details: Option<FoldDetails>,
+}
+
+/// An execution of a trial.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The how-manieth.
+    pub number: AttemptNumber,
+    /// Steps that the checkpoint it went on from holds; absent where it began anew.
+    pub resumed_at: Option<u64>,
+    /// Where its ranks ran.
+    pub placements: Vec<Placement>,
+    /// When it was placed, milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// When its last rank was over.
+    pub ended_ms: Option<u64>,
+    /// How it ended.
+    pub end: Option<AttemptEnd>,
 }
 
 /// How a trial stands.
@@ -111,7 +145,7 @@ impl TrialOutcome {
 }
 
 impl TrialResult {
-    fn new(key: TrialKey) -> Self {
+    pub(super) fn new(key: TrialKey) -> Self {
         Self {
             key,
             outcome: TrialOutcome::Waiting,
@@ -121,8 +155,18 @@ impl TrialResult {
             placements: Vec::new(),
             steps: 0,
             train_seconds: None,
+            started_ms: None,
+            ended_ms: None,
+            history: Vec::new(),
+            curves: LearningCurves::default(),
             evaluation: None,
+            details: None,
         }
+    }
+
+    /// Seconds from the first attempt's start to the last one's end, waiting in between included.
+    pub fn wall_seconds(&self) -> Option<f64> {
+        Some(self.ended_ms?.saturating_sub(self.started_ms?) as f64 / 1000.0)
     }
 
     /// The metrics of its held-out fold, where it is done.
@@ -141,32 +185,30 @@ impl StudyResults {
     /// # Errors
     /// [`ResultsError::NoSubmission`] where the first event is not the study's submission.
     pub fn from_events<'a>(events: impl IntoIterator<Item = &'a Recorded>) -> Result<Self, ResultsError> {
-        let mut events = events.into_iter();
-        let first = events.next().ok_or(ResultsError::NoSubmission)?;
-        let Event::StudySubmitted { spec, spec_hash, dataset } = &first.event else {
-            return Err(ResultsError::NoSubmission);
-        };
-        let mut results = Self {
-            study: first.study,
-            spec: (**spec).clone(),
-            spec_hash: spec_hash.clone(),
-            dataset: dataset.clone(),
-            submitted_ms: first.time_ms,
-            finished_ms: None,
-            outcome: None,
-            trials: spec.trials().into_iter().map(TrialResult::new).collect(),
-        };
-        let mut fold = Fold::new(&results.trials);
+        let mut fold = StudyFold::default();
         for recorded in events {
-            fold.apply(&mut results, recorded);
+            fold.apply(recorded)?;
         }
-        Ok(results)
+        fold.finish()
     }
 
     /// Adds a trial's results per slice.
     pub fn set_evaluation(&mut self, key: TrialKey, evaluation: TrialEvaluation) {
         if let Some(trial) = self.trials.iter_mut().find(|trial| trial.key == key) {
+            trial.details = Some(evaluation.details());
             trial.evaluation = Some(evaluation);
+        }
+    }
+
+    /// Counts a prediction in a slice without tumour as a false positive from `pixels` on, instead of
+    /// [`mtinet_domain::evaluation::HEALTHY_MINIMUM_PIXELS`]. Takes the results per slice; a trial without them has no such rate then.
+    pub fn set_healthy_minimum(&mut self, pixels: u64) {
+        self.healthy_minimum_pixels = pixels;
+        for trial in &mut self.trials {
+            let rate = trial.evaluation.as_ref().and_then(|evaluation| evaluation.healthy_fp_rate(pixels));
+            if let TrialOutcome::Done(evaluated) = &mut trial.outcome {
+                evaluated.summary.healthy_fp_rate = rate;
+            }
         }
     }
 
@@ -189,84 +231,5 @@ impl StudyResults {
             }
         }
         lines
-    }
-}
-
-/// What is remembered between events, beyond the results themselves.
-struct Fold {
-    place: BTreeMap<TrialKey, usize>,
-    evaluated: BTreeMap<TrialKey, Evaluated>,
-}
-
-impl Fold {
-    fn new(trials: &[TrialResult]) -> Self {
-        let place = trials.iter().enumerate().map(|(index, trial)| (trial.key, index)).collect();
-        Self { place, evaluated: BTreeMap::new() }
-    }
-
-    fn apply(&mut self, results: &mut StudyResults, recorded: &Recorded) {
-        if let Event::StudyFinished { outcome } = &recorded.event {
-            results.outcome = Some(*outcome);
-            results.finished_ms = Some(recorded.time_ms);
-            if *outcome == StudyOutcome::Cancelled {
-                for trial in &mut results.trials {
-                    if matches!(trial.outcome, TrialOutcome::Waiting | TrialOutcome::Running) {
-                        trial.outcome = TrialOutcome::Cancelled;
-                    }
-                }
-            }
-            return;
-        }
-        // A trial that the spec does not name can only come from a damaged log; there is no row for it.
-        let Some(&place) = recorded.event.trial().and_then(|key| self.place.get(&key)) else { return };
-        self.apply_to(&mut results.trials[place], &recorded.event);
-    }
-
-    fn apply_to(&mut self, trial: &mut TrialResult, event: &Event) {
-        match event {
-            Event::AttemptStarted { attempt, placements, .. } => {
-                trial.attempts = trial.attempts.max(attempt.0);
-                trial.placements.clone_from(placements);
-                trial.outcome = TrialOutcome::Running;
-            }
-            Event::Metrics { records, .. } => {
-                for record in records.iter().filter(|record| record.scope != MetricScope::HeldOut) {
-                    trial.steps = trial.steps.max(record.step);
-                    trial.train_seconds = Some(record.train_seconds);
-                }
-            }
-            Event::TrialEvaluated { attempt, summary, evaluation, weights, predictions, .. } => {
-                let evaluated = Evaluated {
-                    attempt: *attempt,
-                    summary: (**summary).clone(),
-                    evaluation: evaluation.clone(),
-                    weights: weights.clone(),
-                    predictions: predictions.clone(),
-                };
-                self.evaluated.insert(trial.key, evaluated);
-            }
-            Event::AttemptEnded { end, .. } => self.end(trial, end),
-            Event::TrialFailed { reason, .. } => trial.outcome = TrialOutcome::Failed(reason.clone()),
-            _ => {}
-        }
-    }
-
-    /// An evaluation counts only once its attempt completed: one whose ranks were lost in between is done again.
-    fn end(&self, trial: &mut TrialResult, end: &AttemptEnd) {
-        match end {
-            AttemptEnd::Completed => {
-                if let Some(evaluated) = self.evaluated.get(&trial.key) {
-                    trial.outcome = TrialOutcome::Done(Box::new(evaluated.clone()));
-                }
-                return;
-            }
-            AttemptEnd::Failed(_) => trial.failures += 1,
-            AttemptEnd::WorkerLost { .. } => trial.workers_lost += 1,
-            AttemptEnd::Cancelled => {}
-        }
-        trial.outcome = match end {
-            AttemptEnd::Cancelled => TrialOutcome::Cancelled,
-            _ => TrialOutcome::Waiting,
-        };
     }
 }

@@ -5,21 +5,10 @@ use mtinet_domain::metrics::{MeanStd, mean};
 use mtinet_domain::statistics::smallest_p;
 use serde_json::{Map, Value, json};
 
-use super::aggregate::{Aggregate, Cell, Metric, pooled, pooled_subjects};
+use super::aggregate::{Aggregate, Cell, pooled, pooled_subjects};
 use super::comparisons::{CONFIDENCE, Compared, Family, REFERENCE, RESAMPLES, comparisons, limits};
+use super::metric::Metric;
 use super::results::{StudyResults, TrialResult};
-
-/// The metrics that `mean` and `std` hold, by their names.
-const METRICS: [(&str, Metric); 8] = [
-    ("dsc", Metric::Dsc),
-    ("iou", Metric::Iou),
-    ("mae", Metric::Mae),
-    ("accuracy", Metric::Accuracy),
-    ("subject_accuracy", Metric::SubjectAccuracy),
-    ("tim_mae", Metric::TimMae),
-    ("healthy_fp_rate", Metric::HealthyRate),
-    ("healthy_fp_pixels", Metric::HealthyPixels),
-];
 
 /// The document. `mean` and `std` of an arm are null where a trial is missing; what there is then stands under
 /// `partial`, so that no program takes it for the whole by accident. Deviations are sample deviations over folds.
@@ -37,6 +26,7 @@ pub fn summary_json(results: &StudyResults) -> Value {
         "finished_ms": results.finished_ms,
         "phases": results.dataset.phases,
         "classes": results.dataset.classes,
+        "healthy_minimum_pixels": results.healthy_minimum_pixels,
         "folds": results.spec.folds.indices(),
         "seeds": results.spec.seeds,
         "software_version": env!("CARGO_PKG_VERSION"),
@@ -50,7 +40,7 @@ pub fn summary_json(results: &StudyResults) -> Value {
 
 fn arm_json(results: &StudyResults, arm: Arm) -> Value {
     let cells: Vec<(&str, Cell)> =
-        METRICS.iter().map(|&(name, metric)| (name, Cell::of(results, arm, metric))).collect();
+        Metric::NAMED.iter().map(|&metric| (metric.name(), Cell::of(results, arm, metric))).collect();
     let complete = results.of_arm(arm).all(|trial| trial.summary().is_some());
     let missing: Vec<Value> =
         results.of_arm(arm).filter(|trial| trial.summary().is_none()).map(gap_json).collect();
@@ -88,28 +78,26 @@ fn gap_json(trial: &TrialResult) -> Value {
 
 fn trial_json(trial: &TrialResult) -> Value {
     let summary = trial.summary();
-    let metric = |metric: Metric| summary.and_then(|summary| metric.of(summary));
-    json!({
+    let mut document = json!({
         "trial": trial.key.to_string(),
         "fold": trial.key.fold,
         "seed": trial.key.seed,
         "status": trial.outcome.word(),
         "attempts": trial.attempts,
-        "dsc": metric(Metric::Dsc),
-        "iou": metric(Metric::Iou),
-        "mae": metric(Metric::Mae),
+        "started_ms": trial.started_ms,
+        "ended_ms": trial.ended_ms,
         "mae_phases": summary.and_then(|summary| summary.mae_phases.clone()),
-        "tim_mae": metric(Metric::TimMae),
-        "accuracy": metric(Metric::Accuracy),
-        "subject_accuracy": metric(Metric::SubjectAccuracy),
         "confusion": summary.and_then(|summary| summary.confusion.clone()),
-        "healthy_fp_rate": metric(Metric::HealthyRate),
-        "healthy_fp_pixels": metric(Metric::HealthyPixels),
+        "confusion_subjects": trial.details.as_ref().and_then(|details| details.subject_confusion.clone()),
         "n_slices": summary.map(|summary| summary.n_slices),
         "n_healthy_slices": summary.map(|summary| summary.n_healthy_slices),
         "n_subjects": summary.map(|summary| summary.n_subjects),
         "reference": summary.and_then(|summary| summary.reference),
-    })
+    });
+    for metric in Metric::NAMED {
+        document[metric.name()] = json!(metric.of_trial(trial));
+    }
+    document
 }
 
 fn figures(
@@ -132,9 +120,21 @@ fn pooled_json(
     arm: Arm,
     pool: impl Fn(&StudyResults, Arm, Metric) -> Option<MeanStd>,
 ) -> Map<String, Value> {
-    let pooled =
-        [("dsc", Metric::Dsc), ("iou", Metric::Iou), ("mae", Metric::Mae), ("accuracy", Metric::Accuracy)];
-    pooled.into_iter().map(|(name, metric)| (name.to_owned(), json!(pool(results, arm, metric)))).collect()
+    // Those that a single slice or subject has; the others would be null for every arm.
+    let metrics = [
+        Metric::Dsc,
+        Metric::Iou,
+        Metric::Mae,
+        Metric::Accuracy,
+        Metric::SubjectAccuracy,
+        Metric::TimMae,
+        Metric::MaeSum,
+        Metric::DscSkipBothEmpty,
+        Metric::IouSkipBothEmpty,
+        Metric::DscBothEmptyOne,
+        Metric::IouBothEmptyOne,
+    ];
+    metrics.into_iter().map(|metric| (metric.name().to_owned(), json!(pool(results, arm, metric)))).collect()
 }
 
 fn reference_json(results: &StudyResults) -> Value {

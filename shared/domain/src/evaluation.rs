@@ -1,9 +1,12 @@
 //! Results of a trial on its held-out fold: per slice, and summed up per subject and per fold (MODEL.md 7).
 
+mod details;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::details::FoldDetails;
 use crate::metrics::{mean, median};
 
 /// Everything measured on the held-out fold of one trial.
@@ -138,13 +141,7 @@ impl TrialEvaluation {
     /// The fold's metrics.
     pub fn summary(&self) -> FoldSummary {
         let tumour = || self.slices.iter().filter(|slice| slice.class.is_some());
-        let healthy: Vec<u64> = self
-            .slices
-            .iter()
-            .filter(|slice| slice.class.is_none())
-            .filter_map(|slice| slice.predicted_pixels)
-            .collect();
-        let false_positive = |pixels: &u64| f64::from(u8::from(*pixels >= HEALTHY_MINIMUM_PIXELS));
+        let healthy = self.slices.iter().filter(|slice| slice.class.is_none());
         FoldSummary {
             dsc: percent(mean(tumour().filter_map(|slice| slice.dice))),
             iou: percent(mean(tumour().filter_map(|slice| slice.iou))),
@@ -162,8 +159,8 @@ impl TrialEvaluation {
             n_slices: tumour().count() as u64,
             n_healthy_slices: (self.slices.len() - tumour().count()) as u64,
             n_subjects: self.by_subject().len() as u64,
-            healthy_fp_rate: percent(mean(healthy.iter().map(false_positive))),
-            healthy_fp_pixels: mean(healthy.iter().map(|&pixels| pixels as f64)),
+            healthy_fp_rate: self.healthy_fp_rate(HEALTHY_MINIMUM_PIXELS),
+            healthy_fp_pixels: mean(healthy.filter_map(|slice| Some(slice.predicted_pixels? as f64))),
             reference: self.reference,
         }
     }

@@ -35,6 +35,30 @@ impl Overlap {
     }
 }
 
+/// What a slice without true tumour counts for in a mean of Dice or IoU. Slices with true tumour always count with
+/// their own value, 0 where nothing of it is predicted (MODEL.md 7, "Empty masks").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmptyMasks {
+    /// Nothing: the primary metric, which leaves healthy slices to the rate of false positives.
+    TruthSkipped,
+    /// 0 where something is predicted, nothing where both masks are empty.
+    SkipBoth,
+    /// 0 where something is predicted, 1 where both masks are empty.
+    BothAreOne,
+}
+
+impl EmptyMasks {
+    /// A slice's value: `with_tumour` is what it has where the truth is not empty; areas in pixels.
+    pub fn score(self, with_tumour: Option<f64>, truth: u64, predicted: u64) -> Option<f64> {
+        match (self, truth, predicted) {
+            (_, 1.., _) => with_tumour,
+            (Self::TruthSkipped, ..) | (Self::SkipBoth, _, 0) => None,
+            (Self::BothAreOne, _, 0) => Some(1.0),
+            (Self::SkipBoth | Self::BothAreOne, ..) => Some(0.0),
+        }
+    }
+}
+
 /// Mean and sample standard deviation (n - 1) of a set of values.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct MeanStd {
@@ -93,6 +117,17 @@ mod tests {
         assert_eq!(Overlap::count([0, 0], [1, 0]).iou(), Some(0.0));
         let half = Overlap::count([1, 1, 0, 0], [0, 1, 1, 0]);
         assert_eq!((half.dice(), half.iou()), (Some(0.5), Some(1.0 / 3.0)));
+    }
+
+    #[test]
+    fn empty_masks_count_as_their_convention_says() {
+        use EmptyMasks::*;
+        let scores = |truth, predicted| {
+            [TruthSkipped, SkipBoth, BothAreOne].map(|empty| empty.score(Some(0.25), truth, predicted))
+        };
+        assert_eq!(scores(4, 0), [Some(0.25); 3]);
+        assert_eq!(scores(0, 4), [None, Some(0.0), Some(0.0)]);
+        assert_eq!(scores(0, 0), [None, None, Some(1.0)]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::output::{print_raw, say};
 use super::prepare::{self, Prepared};
 use super::run_dir::{RunDir, directory_name};
 use super::study::blocking;
-use super::{follow, gather, initial, predictions};
+use super::{follow, gather, initial, pictures, predictions};
 use crate::report::{self, StudyResults};
 use crate::server::ServerOptions;
 
@@ -110,8 +110,11 @@ impl Job {
         };
         let results = gather::results(coordinator, study).await?;
         predictions::fetch(coordinator, &results, &directory.predictions()).await?;
-        let files = report::write(&results, &directory.report())?;
-        print_raw(report::tables_terminal(&results));
+        let options = report::Options::default();
+        let dataset = Some(self.prepared.directory.as_path());
+        let pictures = pictures::read(coordinator, &results, dataset, Some(&directory.predictions())).await?;
+        let files = report::write(&results, options, &pictures, &directory.report())?;
+        print_raw(report::tables_terminal(&results, options));
         say(format_args!("report: {}", files.directory.display()));
         if results.is_complete() { Ok(()) } else { Err(incomplete(&results)) }
     }

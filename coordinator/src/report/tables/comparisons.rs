@@ -1,4 +1,4 @@
-//! The section "Comparisons with MTI-Net": narrow enough for a terminal of 80 columns.
+//! The section "Comparisons with MTI-Net": a table a metric.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use mtinet_domain::statistics::WilcoxonMethod;
 use super::super::comparisons::{
     CONFIDENCE, Compared, Family, REFERENCE, RESAMPLES, comparisons as all_families, limits,
 };
+use super::super::document::{Block, Document, Table, plural};
 use super::super::results::StudyResults;
-use super::layout::{Page, plural};
 
-pub(super) fn comparisons(results: &StudyResults, page: &mut Page) {
+pub(super) fn comparisons(results: &StudyResults, page: &mut Document) {
     let families = all_families(results);
     if families.is_empty() {
         return;
     }
     let reference = REFERENCE.label();
-    page.heading(2, &format!("Comparisons with {reference}"));
-    page.paragraph(&format!(
+    page.heading(2, format!("Comparisons with {reference}"));
+    page.paragraph(format!(
         "Differences are {reference} minus the arm: above 0 it is better in DSC and IoU, below 0 in MAE. They are \
          means over subjects of all folds together, each subject the mean over its slices with tumour and over \
          seeds, from every trial of both arms; in brackets the {:.0} % percentile bootstrap interval over subjects \
@@ -28,36 +28,45 @@ pub(super) fn comparisons(results: &StudyResults, page: &mut Page) {
         CONFIDENCE * 100.0
     ));
     for family in &families {
-        table(page, family);
+        comparison(page, family);
     }
-    let limits = limits(results, &families);
-    if !limits.is_empty() {
-        let items: Vec<String> = limits.iter().map(|limit| format!("- {limit}")).collect();
-        page.paragraph(&format!("What these tests cannot show:\n\n{}", items.join("\n")));
+    let items = limits(results, &families);
+    if !items.is_empty() {
+        page.blocks.push(Block::List { lead: "What these tests cannot show:".to_owned(), items });
     }
 }
 
-fn table(page: &mut Page, family: &Family) {
+fn comparison(page: &mut Document, family: &Family) {
     let subjects = family.compared().next().map(|(_, compared)| compared.subjects.n);
     let over = subjects.map(|n| format!(", {}", plural(n, "subject"))).unwrap_or_default();
-    page.heading(3, &format!("{}{over}", family.title));
-    let rows: Vec<Vec<String>> = family.compared().map(|(other, compared)| row(other, compared)).collect();
-    if !rows.is_empty() {
-        let minus = format!("{} minus", REFERENCE.label());
-        let header = [&minus, "difference", "p", "p Holm", "effect", "p folds"].map(str::to_owned);
-        page.table(&header, &rows);
-        page.paragraph(&methods(family));
+    page.heading(3, format!("{}{over}", family.title));
+    let minus = format!("{} minus", REFERENCE.label());
+    let mut table = Table::new(
+        &format!("comparison_{}", family.name),
+        &format!("Comparisons with {}: {}{over}.", REFERENCE.label(), family.title),
+        &[&minus, "difference", "p", "p Holm", "effect", "p folds"],
+    );
+    for (other, compared) in family.compared() {
+        table.words(row(other, compared));
+    }
+    if !table.rows.is_empty() {
+        table.notes.push(methods(family));
     }
     for (reason, arms) in refused_on_folds(family) {
-        page.paragraph(&format!("No test on folds for {}: {reason}.", arms.join(", ")));
+        table.notes.push(format!("No test on folds for {}: {reason}.", arms.join(", ")));
     }
     let omitted: Vec<String> =
-        family.omitted().map(|(other, reason)| format!("{other} ({reason})")).collect();
+        family.omitted().map(|(other, reason)| format!("{} ({reason})", other.label())).collect();
     if !omitted.is_empty() {
-        page.paragraph(&format!(
+        table.notes.push(format!(
             "Not compared: {}. They count as p = 1 in the correction, so that corrected values can only fall.",
             omitted.join("; ")
         ));
+    }
+    if table.rows.is_empty() {
+        table.notes.into_iter().for_each(|note| page.paragraph(note));
+    } else {
+        page.table(table);
     }
 }
 
@@ -66,14 +75,17 @@ fn row(other: Arm, compared: &Compared) -> Vec<String> {
         Some(interval) => {
             format!("{:+.2} [{:+.2}, {:+.2}]", compared.difference, interval.low, interval.high)
         }
-        None => format!("{:+.2} (n = 1)", compared.difference),
+        None => format!("{:+.2} (n = 1: no interval)", compared.difference),
     };
     vec![
-        other.name().to_owned(),
+        other.label().to_owned(),
         difference,
         p_value(compared.subjects.p),
         p_value(compared.p_holm),
-        compared.subjects.rank_biserial().map_or_else(|| "–".to_owned(), |effect| format!("{effect:+.2}")),
+        compared
+            .subjects
+            .rank_biserial()
+            .map_or_else(|| "all equal".to_owned(), |effect| format!("{effect:+.2}")),
         compared.folds.as_ref().map_or_else(|_| "–".to_owned(), |folds| p_value(folds.p_holm)),
     ]
 }
@@ -87,7 +99,7 @@ fn methods(family: &Family) -> String {
             let arms: Vec<&str> = family
                 .compared()
                 .filter(|(_, compared)| compared.subjects.method == method)
-                .map(|(other, _)| other.name())
+                .map(|(other, _)| other.label())
                 .collect();
             (!arms.is_empty()).then(|| format!("{} for {}", method.words(), arms.join(", ")))
         })
@@ -100,7 +112,7 @@ fn refused_on_folds(family: &Family) -> BTreeMap<&str, Vec<&'static str>> {
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (other, compared) in family.compared() {
         if let Err(reason) = &compared.folds {
-            reasons.entry(reason).or_default().push(other.name());
+            reasons.entry(reason).or_default().push(other.label());
         }
     }
     reasons

@@ -2,28 +2,27 @@
 
 use mtinet_domain::trial::Placement;
 
+use super::super::document::{Block, Document, Table};
 use super::super::results::{StudyResults, TrialOutcome, TrialResult};
-use super::layout::Page;
 
-pub(super) fn missing_trials(results: &StudyResults, page: &mut Page) {
+pub(super) fn missing_trials(results: &StudyResults, page: &mut Document) {
     let missing: Vec<&TrialResult> =
         results.trials.iter().filter(|trial| trial.summary().is_none()).collect();
     if missing.is_empty() {
         return;
     }
     page.heading(2, "Missing trials");
-    let header = ["Trial", "Status", "Attempts", "Reason"].map(str::to_owned);
-    let rows: Vec<Vec<String>> = missing
-        .iter()
-        .map(|trial| {
-            let reason = trial.outcome.reason().unwrap_or_default().to_owned();
-            vec![trial.key.to_string(), trial.outcome.word().to_owned(), trial.attempts.to_string(), reason]
-        })
-        .collect();
-    page.table(&header, &rows);
+    let mut table =
+        Table::new("missing_trials", "Missing trials.", &["Trial", "Status", "Attempts", "Reason"]);
+    for trial in missing {
+        let reason = trial.outcome.reason().unwrap_or_default().to_owned();
+        let status = trial.outcome.word().to_owned();
+        table.words([trial.key.to_string(), status, trial.attempts.to_string(), reason]);
+    }
+    page.table(table);
 }
 
-pub(super) fn provenance(results: &StudyResults, page: &mut Page) {
+pub(super) fn provenance(results: &StudyResults, page: &mut Document) {
     page.heading(2, "Provenance");
     let spec = &results.spec;
     let numbers = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -42,19 +41,25 @@ pub(super) fn provenance(results: &StudyResults, page: &mut Page) {
         ("Seeds", numbers(&spec.seeds)),
         ("Deterministic", if spec.train.deterministic { "yes" } else { "no" }.to_owned()),
         ("Submitted", utc(results.submitted_ms)),
+        (
+            "First attempt",
+            results.trials.iter().filter_map(|t| t.started_ms).min().map_or_else(none_yet, utc),
+        ),
+        ("Last event", utc(results.last_event_ms)),
         ("Finished", finished),
         ("Report by", format!("mtinet {}", env!("CARGO_PKG_VERSION"))),
     ];
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]).collect();
-    page.table(&["What".to_owned(), "Value".to_owned()], &rows);
+    let mut table = Table::new("provenance", "Provenance of the study.", &["What", "Value"]);
+    rows.into_iter().for_each(|(what, value)| table.words([what.to_owned(), value]));
+    page.table(table);
     history(results, page);
     if let Ok(text) = toml::to_string(spec) {
         page.paragraph("The study as it ran, with every default:");
-        page.paragraph(&format!("```toml\n{}\n```", text.trim_end()));
+        page.blocks.push(Block::Code(text));
     }
 }
 
-fn history(results: &StudyResults, page: &mut Page) {
+fn history(results: &StudyResults, page: &mut Document) {
     let header = [
         "Trial",
         "Status",
@@ -64,30 +69,37 @@ fn history(results: &StudyResults, page: &mut Page) {
         "Ran on",
         "Steps",
         "Training",
+        "Began",
+        "Wall time",
         "Weights",
-    ]
-    .map(str::to_owned);
-    let rows: Vec<Vec<String>> = results
-        .trials
-        .iter()
-        .map(|trial| {
-            vec![
-                trial.key.to_string(),
-                trial.outcome.word().to_owned(),
-                trial.attempts.to_string(),
-                trial.failures.to_string(),
-                trial.workers_lost.to_string(),
-                devices(&trial.placements),
-                trial.steps.to_string(),
-                trial.train_seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default(),
-                weights(trial),
-            ]
-        })
-        .collect();
-    page.table(&header, &rows);
+    ];
+    let mut table = Table::new("trials", "Trials: where and how long each ran.", &header);
+    let seconds = |seconds: Option<f64>| seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default();
+    for trial in &results.trials {
+        table.words([
+            trial.key.to_string(),
+            trial.outcome.word().to_owned(),
+            trial.attempts.to_string(),
+            trial.failures.to_string(),
+            trial.workers_lost.to_string(),
+            devices(&trial.placements),
+            trial.steps.to_string(),
+            seconds(trial.train_seconds),
+            trial.started_ms.map(utc).unwrap_or_default(),
+            seconds(trial.wall_seconds()),
+            weights(trial),
+        ]);
+    }
+    table.notes.push(
+        "Ran on: the latest attempt. Training: seconds in steps that the result builds on. Wall time: from the first \
+         attempt's start to the last one's end, waiting in between included. Weights: the beginning of their BLAKE3."
+            .to_owned(),
+    );
+    page.table(table);
 }
 
-fn devices(placements: &[Placement]) -> String {
+/// The devices of an attempt in words.
+pub(in crate::report) fn devices(placements: &[Placement]) -> String {
     let mut names: Vec<String> = placements.iter().map(|placement| placement.device.to_string()).collect();
     let ranks = names.len();
     names.dedup();
@@ -107,6 +119,10 @@ fn weights(trial: &TrialResult) -> String {
             .unwrap_or_default(),
         _ => String::new(),
     }
+}
+
+fn none_yet() -> String {
+    "none yet".to_owned()
 }
 
 fn utc(milliseconds: u64) -> String {

@@ -88,14 +88,20 @@ fn figures_are_scipys() {
 #[test]
 fn the_section_fits_a_terminal_and_says_what_it_cannot_show() {
     let results = compared(&spec("\"mti-net\", \"unet\", \"no-tim\"", "5"), &[]);
-    let tables = tables_markdown(&results);
+    let tables = markdown(&results);
     let text = section(&tables, "## Comparisons");
     assert!(text.contains("### DSC (%), 10 subjects"), "{text}");
     assert!(text.contains("| MTI-Net minus | difference | p | p Holm | effect | p folds |"), "{text}");
-    assert!(text.contains("| unet | +7.34 ["), "{text}");
+    assert!(text.contains("| U-Net | +7.34 ["), "{text}");
     assert!(text.contains("] | 0.0137 | 0.0273 | +0.85 | "), "{text}");
-    assert!(text.contains("| no-tim | +0.00 [+0.00, +0.00] | 1.0000 | 1.0000 | – | – |"), "{text}");
-    assert!(text.contains("exact for unet; exact over all signs, with ties or zeros for no-tim."), "{text}");
+    assert!(
+        text.contains("| MTI-Net without TIM | +0.00 [+0.00, +0.00] | 1.0000 | 1.0000 | all equal | – |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("exact for U-Net; exact over all signs, with ties or zeros for MTI-Net without TIM."),
+        "{text}"
+    );
     assert!(
         text.contains("With 10 subjects the exact signed-rank test cannot give a two-sided p-value below")
     );
@@ -104,10 +110,12 @@ fn the_section_fits_a_terminal_and_says_what_it_cannot_show() {
         "{text}"
     );
     assert!(text.contains("2/2^5 = 0.0625"), "{text}");
-    assert!(text.contains("No test on folds for no-tim: over 5 folds: the differences are all the same"));
+    assert!(text.contains(
+        "No test on folds for MTI-Net without TIM: over 5 folds: the differences are all the same"
+    ));
     assert!(text.contains("McNemar"), "{text}");
-    let terminal = tables_terminal(&results);
-    let rows = terminal.lines().filter(|line| line.contains("unet") && line.contains('['));
+    let terminal = tables_terminal(&results, Options::default());
+    let rows = terminal.lines().filter(|line| line.contains("U-Net") && line.contains('['));
     for row in rows {
         assert!(row.chars().count() <= 80, "{row}");
     }
@@ -121,14 +129,17 @@ fn an_arm_that_is_not_complete_is_named_and_counts_in_the_correction() {
     close(&find(&summary["comparisons"], "unet", "dsc")["p_holm"], 0.027_343_75);
     assert_eq!(
         find(&summary["comparisons_omitted"], "no-tim", "mae")["reason"],
-        "missing: no-tim/3/0 waiting"
+        "missing: no-tim/3/0 (waiting)"
     );
-    let tables = tables_markdown(&results);
-    assert!(tables.contains("Not compared: no-tim (missing: no-tim/3/0 waiting)."), "{tables}");
+    let tables = markdown(&results);
+    assert!(
+        tables.contains("Not compared: MTI-Net without TIM (missing: no-tim/3/0 (waiting))."),
+        "{tables}"
+    );
 
     let reference = compared(&spec("\"mti-net\", \"unet\"", "5"), &["mti-net/0/0"]);
     assert_eq!(summary_json(&reference)["comparisons"], serde_json::json!([]));
-    assert!(tables_markdown(&reference).contains("Not compared: unet (missing: mti-net/0/0 waiting)"));
+    assert!(markdown(&reference).contains("Not compared: U-Net (missing: mti-net/0/0 (waiting))"));
 }
 
 #[test]
@@ -138,7 +149,7 @@ fn few_folds_and_subjects_are_said_to_show_nothing() {
     let dsc = find(&summary["comparisons"], "unet", "dsc");
     assert_eq!(dsc["folds"]["reason"], "over 2 folds: needs at least 3 pairs and has 2");
     close(&dsc["p_smallest"], 0.125);
-    let tables = tables_markdown(&results);
+    let tables = markdown(&results);
     let text = section(&tables, "## Comparisons");
     assert!(text.contains("2/2^4 = 0.1250: no difference, however large, can show at 0.05."), "{text}");
     assert!(text.contains("2 folds tell nothing about the spread over folds"), "{text}");
@@ -153,7 +164,7 @@ fn there_is_nothing_to_compare_without_mti_net_or_beside_it() {
     for arms in ["\"mti-net\"", "\"unet\", \"resunetpp\"", "\"mti-net\", \"vgg16-cls\""] {
         let results = compared(&spec(arms, "3"), &[]);
         assert_eq!(summary_json(&results)["comparisons"], serde_json::json!([]), "{arms}");
-        assert!(!tables_markdown(&results).contains("Comparisons"), "{arms}");
+        assert!(!markdown(&results).contains("Comparisons"), "{arms}");
     }
 }
 
