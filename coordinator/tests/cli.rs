@@ -85,11 +85,6 @@ fn a_mistake_in_a_study_file_names_file_line_and_key() {
     assert_eq!(code(&output), 2);
     let text = errors(&output);
     assert!(text.contains("study.toml:") && text.contains("did you mean \"mti-net\"?"), "{text}");
-    // An arm without a network, as long as there is one.
-    if let Some(arm) = mtinet_domain::Arm::ALL.iter().find(|arm| !arm.is_available()) {
-        study_file(here.path(), &format!("name = \"x\"\ndataset = \"d\"\narms = [\"{arm}\"]\n"));
-        assert_eq!(code(&mtinet(here.path(), &["run", file])), 2);
-    }
     assert_eq!(code(&mtinet(here.path(), &["run", "absent.toml"])), 2);
 }
 

@@ -8,11 +8,13 @@ mod arm;
 mod config;
 mod knobs;
 mod loss_weights;
+mod validate;
 
 pub use arm::{Arm, ArmError, Tasks};
-pub use config::{ModelConfig, ModelConfigError};
+pub use config::ModelConfig;
 pub use knobs::{
     AdvMode, BnEval, EncoderSharing, HighPass, MdiefLevels, MdiefWeight, NoMdiefMode, Pos, Preset, RegReduce,
     RegTarget, Skip, SpeEncoder, SpectralRepr, TimMask, TokenPool,
 };
 pub use loss_weights::LossWeights;
+pub use validate::ModelConfigError;

@@ -121,8 +121,12 @@ pub struct TrainConfig {
     pub grad_clip: Option<f64>,
     /// Epochs before the adversarial term joins the generator's loss (MODEL.md 3.11).
     pub adv_warmup_epochs: u32,
+    /// Steps of the discriminator before each step of the generator.
+    pub d_steps: u32,
     /// Evaluates the held-out fold every so many epochs for the learning curves (0: only at the end).
     pub eval_every: u32,
+    /// Which epoch's weights are reported.
+    pub select: Select,
 }
 
 impl Default for TrainConfig {
@@ -140,7 +144,9 @@ impl Default for TrainConfig {
             loss: LossWeights::default(),
             grad_clip: None,
             adv_warmup_epochs: 0,
+            d_steps: 1,
             eval_every: 10,
+            select: Select::Last,
         }
     }
 }
@@ -166,6 +172,17 @@ impl TrainConfig {
 
 /// The paper's number of epochs.
 const DEFAULT_EPOCHS: u32 = 100;
+
+/// Which epoch's weights are reported (MODEL.md 3.16, row 30).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Select {
+    /// Those of the last epoch: nothing is chosen by looking at held-out slices.
+    #[default]
+    Last,
+    /// Those of the epoch that is best on another fold. Refused: see `validate`.
+    Val,
+}
 
 /// Arithmetic of forward and backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

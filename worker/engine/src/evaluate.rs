@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use mtinet_data::{Grid, nifti_io};
+use mtinet_domain::TrialKey;
 use mtinet_domain::evaluation::{SliceResult, TrialEvaluation};
 use mtinet_domain::metrics::Overlap;
 use mtinet_domain::model::BnEval;
@@ -16,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::EngineError;
 use crate::fold_data::FoldData;
+use crate::seeds::{self, Purpose};
 
 /// Slices that go through the network at once.
 const BATCH: usize = 16;
@@ -37,11 +39,15 @@ pub(crate) struct PredictedCase {
 }
 
 /// Evaluates the held-out slices; also the predicted masks, where the arm segments.
+///
+/// An answer that starts from noise (EI-DDPM) starts from that of the trial's seed, fold and slice: it is the same
+/// however often and in whatever batches it is asked for.
 pub(crate) fn evaluate(
     network: &dyn Network,
     data: &FoldData,
     device: Device,
     bn_eval: BnEval,
+    trial: TrialKey,
 ) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
     let _no_grad = tch::no_grad_guard();
     let mut slices = Vec::with_capacity(data.held_out().len());
@@ -49,7 +55,8 @@ pub(crate) fn evaluate(
     let mut truth = CaseTruth::default();
     for chunk in data.held_out().chunks(batch_size(bn_eval)) {
         let batch = data.batch(chunk, device)?;
-        let answers = Answers::new(&network.forward(&batch.x, false), &batch.x, data.normalisation())?;
+        let seeds: Vec<u64> = chunk.iter().map(|&slice| answer_seed(data, slice, trial)).collect();
+        let answers = Answers::new(&network.predict(&batch.x, &seeds), &batch.x, data.normalisation())?;
         for (row, &slice) in chunk.iter().enumerate() {
             let truth = truth.of(data, slice)?;
             let predicted = match answers.mask(row) {
@@ -71,6 +78,11 @@ pub(crate) fn evaluate(
         reference: data.reference(),
     };
     Ok((evaluation, cases))
+}
+
+fn answer_seed(data: &FoldData, slice: usize, trial: TrialKey) -> u64 {
+    let entry = &data.cache().slices()[slice];
+    seeds::derive(trial.seed, trial.fold, Purpose::Answer { case: &entry.case, slice: entry.z as u64 })
 }
 
 /// Writes the predicted masks of each case as one NIfTI file on the source grid, into `dir`.

@@ -36,6 +36,8 @@ pub(crate) struct Recipe {
     pub(crate) device: Device,
     pub(crate) precision: Precision,
     pub(crate) grad_clip: Option<f64>,
+    /// Steps of the discriminator for each of the generator.
+    pub(crate) d_steps: u32,
     /// Steps before the adversarial term joins the generator's loss.
     pub(crate) adversarial_from: u64,
 }
@@ -118,7 +120,9 @@ impl Game {
         let sum = statistics.sum().map(Tensor::shallow_clone);
         // Every rank knows all replicas' slices, so all of them decide alike whether D steps.
         if slices.iter().flatten().any(|&slice| data.has_tumour(slice)) {
-            self.discriminate(&replicas, measured)?;
+            for _ in 0..self.recipe.d_steps {
+                self.discriminate(&replicas, measured)?;
+            }
         }
         let share = replicas.len();
         for (done, replica) in replicas.iter().enumerate() {
@@ -146,13 +150,13 @@ impl Game {
                 Precision::Fp32 => None,
                 Precision::Bf16 => Some(autocast(device, Kind::BFloat16)?),
             };
-            self.network.forward(&batch.x, true)
+            self.network.learn(&batch.x, batch.targets().mask)
         };
         statistics.after_forward()?;
         Ok(Replica { batch, outputs })
     }
 
-    /// The D step.
+    /// A D step.
     fn discriminate(&mut self, replicas: &[Replica], measured: &mut Measured) -> Result<(), EngineError> {
         let Some((discriminator, player)) = &mut self.adversary else { return Ok(()) };
         player.begin()?;

@@ -211,7 +211,7 @@ impl Trainer {
 
     fn evaluate(&self) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
         let bn_eval = self.plan.spec.model.bn_eval;
-        evaluate(self.game.network.as_ref(), &self.data, self.plan.device, bn_eval)
+        evaluate(self.game.network.as_ref(), &self.data, self.plan.device, bn_eval, self.plan.trial)
     }
 
     fn tell_held_out(
@@ -368,6 +368,7 @@ fn game(plan: &Plan, data: &FoldData, gang: &Gang, steps_per_epoch: u64) -> Resu
         device: *device,
         precision: spec.train.precision,
         grad_clip: spec.train.grad_clip,
+        d_steps: spec.train.d_steps,
         adversarial_from: u64::from(spec.train.adv_warmup_epochs) * steps_per_epoch,
     };
     let objective = Objective::new(trial.arm, &spec.model, spec.train.loss);

@@ -133,7 +133,7 @@ impl Bench {
         let out = self.dir.path().join(name);
         std::fs::create_dir_all(&out).unwrap();
         let study = format!(
-            "name = \"s\"\ndataset = \"data\"\narms = [\"{arm}\"]\n[model]\npreset = \"tiny64\"\n[train]\nimage_size = 64\n\
+            "name = \"s\"\ndataset = \"data\"\narms = [\"{arm}\"]\n[model]\npreset = \"tiny64\"\nddim_steps = 2\n[train]\nimage_size = 64\n\
              learning_rate = 1e-3\neval_every = 1\n{train}[checkpoint]\nevery_steps = 4\n"
         );
         let job = |rank| Job {
@@ -184,8 +184,9 @@ fn difference(a: &Path, b: &Path) -> f64 {
 #[test]
 fn two_ranks_equal_one_rank_that_accumulates() {
     let bench = Bench::new();
-    for arm in ["mti-net", "unet"] {
-        let train = "batch_size = 1\nreplicas = 2\nsteps = 20\n";
+    // Two discriminator steps, so that the ranks also agree between them.
+    let train = "batch_size = 1\nreplicas = 2\nsteps = 20\nd_steps = 2\n";
+    for arm in ["mti-net", "unet", "ei-ddpm"] {
         let two = bench.run(&format!("{arm}-two"), arm, train, 2, None, None);
         let one = bench.run(&format!("{arm}-one"), arm, train, 1, None, None);
         let (rank0, rank1) = (two.join("rank0.safetensors"), two.join("rank1.safetensors"));
@@ -206,7 +207,7 @@ fn two_ranks_equal_one_rank_that_accumulates() {
 fn a_stopped_trial_resumes_to_the_same_bits_and_metrics() {
     let bench = Bench::new();
     let train = "batch_size = 2\nreplicas = 2\nsteps = 30\n";
-    for (arm, ranks) in [("mti-net", 2), ("unet", 1)] {
+    for (arm, ranks) in [("mti-net", 2), ("unet", 1), ("ei-ddpm", 1)] {
         let whole = bench.run(&format!("{arm}-whole"), arm, train, ranks, None, None);
         let part = bench.run(&format!("{arm}-part"), arm, train, ranks, None, Some(13));
         let checkpoint = part.join("checkpoints/step-000000013.safetensors");

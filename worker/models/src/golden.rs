@@ -1,6 +1,7 @@
 //! Every network and loss against PyTorch: the references are made by `tests/fixtures/make_golden.py`.
 
 mod baselines;
+mod ei_ddpm;
 
 use std::{collections::HashMap, fs, path::PathBuf};
 
@@ -84,7 +85,7 @@ impl Comparison<'_> {
     fn check_within(&mut self, key: &str, ours: &Tensor, tolerance: f64, floor: f64) {
         let key = format!("{}/{key}", self.case);
         let theirs = self.golden.get(&key).unwrap_or_else(|| panic!("no reference {key}"));
-        let ours = if key.ends_with("/seg") && ours.dim() == 4 {
+        let ours = if (key.ends_with("/seg") || key.ends_with("/map")) && ours.dim() == 4 {
             ours.slice(2, 0, None, 4).slice(3, 0, None, 4)
         } else {
             ours.shallow_clone()
@@ -98,7 +99,8 @@ impl Comparison<'_> {
     }
 
     fn check_outputs(&mut self, mode: &str, outputs: &Outputs) {
-        let answers = [("seg", &outputs.seg), ("curve", &outputs.curve), ("cls", &outputs.cls)];
+        let Outputs { seg, curve, cls, map, .. } = outputs;
+        let answers = [("seg", seg), ("curve", curve), ("cls", cls), ("map", map)];
         for (key, answer) in answers {
             let key = format!("{mode}/{key}");
             assert_eq!(answer.is_some(), self.golden.contains_key(&format!("{}/{key}", self.case)), "{key}");
@@ -194,7 +196,7 @@ fn every_arm_and_knob_agrees_with_pytorch() {
     let golden = tensors("golden.safetensors");
     let cases: HashMap<String, serde_json::Value> =
         serde_json::from_slice(&fs::read(fixture("golden.json")).unwrap()).unwrap();
-    assert!(cases.len() >= 19);
+    assert!(cases.len() >= 23);
     for (case, value) in cases {
         let arm: Arm = serde_json::from_value(value["arm"].clone()).unwrap();
         let cfg: ModelConfig = serde_json::from_value(value["model"].clone()).unwrap();

@@ -1,18 +1,25 @@
-//! Inception v3 without the auxiliary head (MODEL.md 5), named and initialised as in torchvision.
+//! Inception v3 (MODEL.md 5), named and initialised as in torchvision, without the auxiliary head unless asked for.
 //!
 //! Modules A to E are tables: each row is a convolution, as torchvision's `inception.py` writes it.
 
-use mtinet_domain::model::BnEval;
+use mtinet_domain::model::{BnEval, ModelConfig};
 use tch::{Tensor, nn};
 
 use crate::{
+    ImageShape,
     init::{Bias, Start},
-    layers::{BatchNorm, Conv2d, ConvSpec, Linear, global_mean, max_pool3},
+    layers::{BatchNorm, Conv2d, ConvSpec, Linear, Resize, global_mean, max_pool3},
     network::Backbone,
 };
 
 const START: Start = Start::Normal(0.1);
 const DROPOUT: f64 = 0.5;
+
+/// The size that the auxiliary head is made for: its unpadded 5 x 5 convolution needs all of it.
+const AUXILIARY_SIZE: usize = 299;
+
+/// The module whose maps the auxiliary head reads: Mixed_6e.
+const AUXILIARY_AFTER: usize = 7;
 
 /// A stem of five convolutions, eleven modules, and a linear head.
 #[derive(Debug)]
@@ -21,11 +28,15 @@ pub(crate) struct Inception3 {
     stem: Vec<(ConvBn, bool)>,
     modules: Vec<Module>,
     fc: Linear,
+    /// The auxiliary head and the resizing of the images that it needs.
+    auxiliary: Option<(Auxiliary, Resize)>,
 }
 
 impl Inception3 {
-    /// `outputs` is the length of the answer. Images need at least 75 pixels along each side.
-    pub(crate) fn new(vs: &nn::Path, phases: i64, outputs: i64, eval: BnEval) -> Self {
+    /// `outputs` is the length of the answer. Images need at least 75 pixels along each side, unless they are resized
+    /// for the auxiliary head.
+    pub(crate) fn new(vs: &nn::Path, cfg: &ModelConfig, image: ImageShape, outputs: i64) -> Self {
+        let (phases, eval) = (image.phases as i64, cfg.bn_eval);
         let stem = [
             ("Conv2d_1a_3x3", [phases, 32], Kernel::Strided, false),
             ("Conv2d_2a_3x3", [32, 32], Kernel::Valid, false),
@@ -56,21 +67,61 @@ impl Inception3 {
             channels = outputs;
         }
         let fc = Linear::with(&(vs / "fc"), channels, outputs, START, Bias::Uniform);
-        Self { stem, modules, fc }
+        let auxiliary = cfg.inception_aux.then(|| {
+            let resize = Resize::bilinear(image.size, AUXILIARY_SIZE, vs.device());
+            (Auxiliary::new(&(vs / "AuxLogits"), outputs, eval), resize)
+        });
+        Self { stem, modules, fc, auxiliary }
     }
 }
 
 impl Backbone for Inception3 {
     fn answer(&self, x: &Tensor, train: bool) -> Tensor {
-        let mut y = x.shallow_clone();
+        self.answers(x, train).0
+    }
+
+    fn answers(&self, x: &Tensor, train: bool) -> (Tensor, Option<Tensor>) {
+        let mut y =
+            self.auxiliary.as_ref().map_or_else(|| x.shallow_clone(), |(_, resize)| resize.forward(x));
         for (conv, pool) in &self.stem {
             y = conv.forward(&y, train);
             if *pool {
                 y = max_pool3(&y, 0);
             }
         }
-        let y = self.modules.iter().fold(y, |y, module| module.forward(&y, train));
-        self.fc.forward(&global_mean(&y).dropout(DROPOUT, train))
+        let mut auxiliary = None;
+        for (i, module) in self.modules.iter().enumerate() {
+            y = module.forward(&y, train);
+            if let (AUXILIARY_AFTER, true, Some((head, _))) = (i, train, &self.auxiliary) {
+                auxiliary = Some(head.forward(&y));
+            }
+        }
+        (self.fc.forward(&global_mean(&y).dropout(DROPOUT, train)), auxiliary)
+    }
+}
+
+/// A second head, half way, that helps the gradient along in training.
+#[derive(Debug)]
+struct Auxiliary {
+    convs: [ConvBn; 2],
+    fc: Linear,
+}
+
+impl Auxiliary {
+    fn new(vs: &nn::Path, outputs: i64, eval: BnEval) -> Self {
+        let wide = ConvSpec { start: Start::Normal(0.01), padding: [0, 0], ..ConvSpec::same(5) };
+        let convs = [
+            ConvBn::new(&(vs / "conv0"), [768, 128], Kernel::Same(1, 1), eval),
+            ConvBn::with(&(vs / "conv1"), [128, 768], wide, eval),
+        ];
+        Self { convs, fc: Linear::with(&(vs / "fc"), 768, outputs, Start::Normal(0.001), Bias::Uniform) }
+    }
+
+    /// Maps [N, 768, 17, 17] in training to [N, outputs].
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let pooled = x.avg_pool2d([5, 5], [3, 3], [0, 0], false, true, None);
+        let y = self.convs.iter().fold(pooled, |y, conv| conv.forward(&y, true));
+        self.fc.forward(&global_mean(&y))
     }
 }
 
@@ -100,6 +151,10 @@ impl ConvBn {
             Kernel::Valid => ConvSpec { padding: [0, 0], ..base },
             Kernel::Strided => ConvSpec { padding: [0, 0], stride: 2, ..base },
         };
+        Self::with(vs, [inputs, outputs], spec, eval)
+    }
+
+    fn with(vs: &nn::Path, [inputs, outputs]: [i64; 2], spec: ConvSpec, eval: BnEval) -> Self {
         let conv = Conv2d::with(&(vs / "conv"), inputs, outputs, spec);
         Self { conv, bn: BatchNorm::with_eps(&(vs / "bn"), outputs, eval, 1e-3) }
     }

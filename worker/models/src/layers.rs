@@ -251,6 +251,17 @@ impl Resize {
         Self::new(side, 2 * side, weights, device)
     }
 
+    /// Bilinear interpolation from `side` to `new_side` pixels; the outer edges of the corner pixels meet, and beyond the
+    /// outermost centres the outermost values go on. PyTorch's default.
+    pub(crate) fn bilinear(side: usize, new_side: usize, device: Device) -> Self {
+        let weights = |i: usize| {
+            let position = (i as f64 + 0.5) * side as f64 / new_side as f64 - 0.5;
+            let position = position.clamp(0.0, (side - 1) as f64);
+            move |from: usize| (1.0 - (position - from as f64).abs()).max(0.0)
+        };
+        Self::new(side, new_side, weights, device)
+    }
+
     /// Means over `bins` ranges of pixels, which overlap or repeat where `bins` does not divide `side`, as those of
     /// PyTorch's adaptive pooling do.
     pub(crate) fn binned(side: usize, bins: usize, device: Device) -> Self {

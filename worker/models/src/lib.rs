@@ -8,6 +8,7 @@
 
 mod densenet121;
 mod discriminator;
+mod ei_ddpm;
 mod error;
 #[cfg(test)]
 mod golden;
@@ -29,5 +30,5 @@ pub mod weights;
 pub use discriminator::Discriminator;
 pub use error::ModelError;
 pub use initial::initialise;
-pub use network::{ImageShape, Network, Outputs, build};
+pub use network::{Denoising, ImageShape, Network, Outputs, build};
 pub use weights::{load_safetensors, save_safetensors};

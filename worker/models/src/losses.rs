@@ -6,7 +6,7 @@ pub use mtinet_domain::model::LossWeights;
 use mtinet_domain::model::{AdvMode, Arm, ModelConfig, RegReduce, TimMask};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use crate::{Discriminator, Outputs};
+use crate::{Denoising, Discriminator, Outputs};
 
 /// The truth for one batch, on the device of the network.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub struct Targets<'a> {
 pub struct LossTerms {
     /// The weighted sum, to be differentiated.
     pub total: Tensor,
-    /// Binary cross-entropy of the mask.
+    /// Binary cross-entropy of the mask; for a diffusion network the error of the noise it found.
     pub seg: Option<Tensor>,
     /// Soft Dice loss.
     pub dice: Option<Tensor>,
@@ -66,40 +66,81 @@ impl Objective {
         x: &Tensor,
         discriminator: Option<&Discriminator>,
     ) -> LossTerms {
-        let Self { weights: w, tim_mask, reg_reduce } = *self;
         let mut sum = WeightedSum(None);
-        let mut terms = [const { None }; 6];
-        let seg = outputs.seg.as_ref().map(|seg| seg.to_kind(Kind::Float));
-        if let Some(seg) = &seg {
-            terms[0] = sum.add(w.seg, || bce(seg, targets.mask));
-            terms[1] = sum.add(w.dice, || soft_dice(&seg.sigmoid(), targets.mask));
-        }
-        if targets.tumour.size()[0] > 0 {
-            let rows = |t: &Tensor| t.index_select(0, targets.tumour);
-            let curve = outputs.curve.as_ref().map(|curve| rows(curve).to_kind(Kind::Float));
-            let cls = outputs.cls.as_ref().map(|cls| rows(cls).to_kind(Kind::Float));
-            let true_curve = rows(targets.curve);
-            if let Some(curve) = &curve {
-                terms[2] = sum.add(w.reg, || curve_error(curve, &true_curve, reg_reduce));
-            }
-            if let Some(cls) = &cls {
-                terms[3] = sum.add(w.cls, || cls.cross_entropy_for_logits(&rows(targets.class)));
-            }
-            if let Some(seg) = &seg {
-                terms[4] = sum.add(w.tim, || {
-                    let mask = interaction_mask(&rows(seg), tim_mask);
-                    (tim(&mask, &rows(x)) - &true_curve).abs().mean(None)
-                });
-            }
-            if let (Some(curve), Some(cls), Some(d)) = (&curve, &cls, discriminator) {
-                terms[5] = sum.add(w.adv, || adversarial(&d.frozen(), curve, cls));
-            }
-        }
+        let [seg, dice] = self.mask_terms(outputs, targets.mask, &mut sum);
+        let [reg, cls, tim, adv] = if targets.tumour.size()[0] > 0 {
+            self.tumour_terms(outputs, targets, x, discriminator, &mut sum)
+        } else {
+            [const { None }; 4]
+        };
         let total = sum.0.unwrap_or_else(|| zero_with_gradients(outputs));
-        let [seg, dice, reg, cls, tim, adv] = terms;
         LossTerms { total, seg, dice, reg, cls, tim, adv }
     }
+
+    /// Segmentation and Dice over all slices. A diffusion network learns to find the noise that was added, and its Dice has
+    /// squares in the denominator (MODEL.md 4.4).
+    fn mask_terms(&self, outputs: &Outputs, mask: &Tensor, sum: &mut WeightedSum) -> [Option<Tensor>; 2] {
+        let w = &self.weights;
+        let Some(seg) = outputs.seg.as_ref().map(|seg| seg.to_kind(Kind::Float)) else {
+            return [const { None }; 2];
+        };
+        match &outputs.denoising {
+            Some(Denoising { found, noise: Some(noise) }) => [
+                sum.add(w.seg, || noise_error(found, noise)),
+                sum.add(w.dice, || squared_dice(&seg.sigmoid(), mask)),
+            ],
+            _ => [sum.add(w.seg, || bce(&seg, mask)), sum.add(w.dice, || soft_dice(&seg.sigmoid(), mask))],
+        }
+    }
+
+    /// Regression, classification, interaction and adversarial terms, over the slices with tumour.
+    fn tumour_terms(
+        &self,
+        outputs: &Outputs,
+        targets: &Targets,
+        x: &Tensor,
+        discriminator: Option<&Discriminator>,
+        sum: &mut WeightedSum,
+    ) -> [Option<Tensor>; 4] {
+        let Self { weights: w, tim_mask, reg_reduce } = self;
+        let rows = |t: &Tensor| t.index_select(0, targets.tumour);
+        let floats = |t: &Option<Tensor>| t.as_ref().map(|t| rows(t).to_kind(Kind::Float));
+        let (curve, cls) = (floats(&outputs.curve), floats(&outputs.cls));
+        let (true_curve, class) = (rows(targets.curve), rows(targets.class));
+        let curve_error = |curve: &Tensor| reduced((curve - &true_curve).abs(), *reg_reduce);
+        let mut terms = [const { None }; 4];
+        terms[0] = match (floats(&outputs.map), &curve) {
+            (Some(map), _) => {
+                sum.add(w.reg, || reduced(map_error(&map, &rows(x), &rows(targets.mask)), *reg_reduce))
+            }
+            (None, Some(curve)) => sum.add(w.reg, || curve_error(curve)),
+            (None, None) => None,
+        };
+        terms[1] = cls.as_ref().and_then(|cls| sum.add(w.cls, || cls.cross_entropy_for_logits(&class)));
+        if let Some(auxiliary) = floats(&outputs.auxiliary) {
+            // Counted in the sum; the terms that are reported are those of the answer itself.
+            if curve.is_some() {
+                sum.add(w.reg * AUXILIARY_WEIGHT, || curve_error(&auxiliary));
+            } else {
+                sum.add(w.cls * AUXILIARY_WEIGHT, || auxiliary.cross_entropy_for_logits(&class));
+            }
+        }
+        if let Some(seg) = floats(&outputs.seg) {
+            terms[2] = sum.add(w.tim, || {
+                let mask = interaction_mask(&seg, *tim_mask);
+                (tim(&mask, &rows(x)) - &true_curve).abs().mean(None)
+            });
+        }
+        if let (Some(curve), Some(cls), Some(d)) = (&curve, &cls, discriminator) {
+            let condition = floats(&outputs.condition);
+            terms[3] = sum.add(w.adv, || adversarial(&d.frozen(), curve, cls, condition.as_ref()));
+        }
+        terms
+    }
 }
+
+/// Weight of an auxiliary head's loss beside that of the answer, as in torchvision's training recipe.
+const AUXILIARY_WEIGHT: f64 = 0.4;
 
 /// The loss of the discriminator: the mean of BCE(D(real), 1) and BCE(D(fake), 0) over the tumour rows.
 ///
@@ -111,9 +152,11 @@ pub fn discriminator_loss(d: &Discriminator, outputs: &Outputs, targets: &Target
         return None;
     }
     let rows = |t: &Tensor| t.detach().index_select(0, targets.tumour);
-    let fake = d.forward(&rows(curve).to_kind(Kind::Float), &rows(cls).softmax(-1, Kind::Float));
+    let condition = outputs.condition.as_ref().map(|condition| rows(condition).to_kind(Kind::Float));
+    let condition = condition.as_ref();
+    let fake = d.forward(&rows(curve).to_kind(Kind::Float), &rows(cls).softmax(-1, Kind::Float), condition);
     let truth = smooth_one_hot(&rows(targets.class), cls.size()[1], d.real_smooth);
-    let real = d.forward(&rows(targets.curve), &truth);
+    let real = d.forward(&rows(targets.curve), &truth, condition);
     Some((bce(&real, &real.ones_like()) + bce(&fake, &fake.zeros_like())) * 0.5)
 }
 
@@ -155,12 +198,33 @@ fn soft_dice(prob: &Tensor, mask: &Tensor) -> Tensor {
     (-dice + 1.0).mean(None)
 }
 
-fn curve_error(curve: &Tensor, truth: &Tensor, reduce: RegReduce) -> Tensor {
-    let error = (curve - truth).abs();
+/// Absolute errors [T, phases] as one number.
+fn reduced(error: Tensor, reduce: RegReduce) -> Tensor {
     match reduce {
         RegReduce::Mean => error.mean(None),
         RegReduce::Sum => error.sum_dim_intlist(1, false, Kind::Float).mean(None),
     }
+}
+
+/// Mean absolute error of a map [T, phases, H, W] inside the mask [T, 1, H, W], as [T, phases] (MODEL.md 3.9).
+fn map_error(map: &Tensor, x: &Tensor, mask: &Tensor) -> Tensor {
+    let inside = ((map - x).abs() * mask).sum_dim_intlist([2, 3].as_slice(), false, Kind::Float);
+    inside / mask.sum_dim_intlist([2, 3].as_slice(), false, Kind::Float).clamp_min(1.0)
+}
+
+/// The mean squared error of each phase's answer, summed over the phases.
+fn noise_error(found: &Tensor, noise: &Tensor) -> Tensor {
+    let phases = found.size()[1] as f64;
+    (found.to_kind(Kind::Float) - noise).square().mean(None) * phases
+}
+
+/// 1 - Dice with squares in the denominator, per sample and then the mean, as MONAI's `squared_pred`.
+fn squared_dice(probs: &Tensor, mask: &Tensor) -> Tensor {
+    const SMOOTH: f64 = 1e-5;
+    let sum = |t: Tensor| t.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float);
+    let both = sum(probs * mask) * 2.0 + SMOOTH;
+    let each = sum(probs.square()) + sum(mask.square()) + SMOOTH;
+    (-(both / each) + 1.0).mean(None)
 }
 
 fn interaction_mask(seg_logits: &Tensor, kind: TimMask) -> Tensor {
@@ -172,8 +236,8 @@ fn interaction_mask(seg_logits: &Tensor, kind: TimMask) -> Tensor {
     }
 }
 
-fn adversarial(d: &Discriminator, curve: &Tensor, cls_logits: &Tensor) -> Tensor {
-    let fake = d.forward(curve, &cls_logits.softmax(-1, Kind::Float));
+fn adversarial(d: &Discriminator, curve: &Tensor, cls_logits: &Tensor, condition: Option<&Tensor>) -> Tensor {
+    let fake = d.forward(curve, &cls_logits.softmax(-1, Kind::Float), condition);
     match d.adv_mode {
         AdvMode::NonSaturating => bce(&fake, &fake.ones_like()),
         AdvMode::Saturating => -bce(&fake, &fake.zeros_like()),

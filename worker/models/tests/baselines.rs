@@ -43,7 +43,7 @@ fn all_finite(t: &Tensor) -> bool {
     bool::try_from(t.isfinite().all()).unwrap()
 }
 
-/// Builds `arm` at 256 pixels, checks the parameters and their start, and runs one image (test 12 of MODEL.md section 6).
+/// Builds `arm` at 256 pixels, checks the parameters and their start, and runs two images (test 12 of MODEL.md section 6).
 fn check(arm: Arm, tsv: &str, count: usize, head: Option<&str>, starts: &[Start]) {
     tch::set_num_threads(1);
     tch::manual_seed(3);
@@ -60,8 +60,8 @@ fn check(arm: Arm, tsv: &str, count: usize, head: Option<&str>, starts: &[Start]
     }
     assert_eq!(listing(&vs), list, "{arm}");
     check_start(arm, &vs, starts);
-    let answer = the_answer(tch::no_grad(|| network.forward(&noise(1, 256), false)));
-    let shape = if arm.tasks().seg { vec![1, 1, 256, 256] } else { vec![1, list_width(arm)] };
+    let answer = the_answer(tch::no_grad(|| network.forward(&noise(2, 256), false)));
+    let shape = if arm.tasks().seg { vec![2, 1, 256, 256] } else { vec![2, list_width(arm)] };
     assert_eq!(answer.size(), shape, "{arm}");
     assert!(all_finite(&answer), "{arm}");
 }
@@ -98,6 +98,8 @@ fn check_start(arm: Arm, vs: &VarStore, starts: &[Start]) {
 
 #[test]
 fn segmentation_baselines_have_the_listed_parameters() {
+    let starts = [default_start("inc.double_conv.0", 36.0), default_start("up1.up", 2048.0)];
+    check(Arm::Unet, "unet64_in4_out1", 31_038_209, None, &starts);
     let starts = [default_start("b1.c3.0", 1152.0), default_start("c1.attn.net.0", 16.0)];
     check(Arm::ResUnetPp, "resunetpp_in4_out1", 4_063_153, None, &starts);
     let block = "transformer.encoder.layer.11.ffn.fc2";
@@ -112,6 +114,40 @@ fn segmentation_baselines_have_the_listed_parameters() {
     let positions = &positions.variables()["transformer.embeddings.position_embeddings"];
     assert_eq!(positions.size(), [1, 16, 768]);
     assert_eq!(positions.abs().max().double_value(&[]), 0.0);
+}
+
+/// One evaluation at full size: an answer takes ten of them.
+#[test]
+fn ei_ddpm_has_the_listed_parameters() {
+    let vs = VarStore::new(Device::Cpu);
+    let image = ImageShape { phases: 4, size: 256 };
+    let network = build(&vs.root(), Arm::EiDdpm, &ModelConfig::default(), image, 2).unwrap();
+    assert_eq!((trainable(&vs), vs.len()), (31_102_708, 596));
+    assert_eq!(listing(&vs), expected("eiddpm_base32"));
+    let starts = [default_start("pv.down2.res.conv1", 576.0), default_start("delay.mid.attn.qkv", 256.0)];
+    check_start(Arm::EiDdpm, &vs, &starts);
+    for (name, value) in [("pre.eil.gamma", 0.1), ("art.eil.alpha", 0.0), ("pv.cdo", 0.0)] {
+        let variable = &vs.variables()[name];
+        assert!(variable.allclose(&variable.full_like(value), 0.0, 0.0, false), "{name}");
+    }
+    let t = Tensor::from_slice(&[0_i64, 999]);
+    let outputs =
+        tch::no_grad(|| network.denoise(&noise(2, 256), &noise(2, 256).narrow(1, 0, 1), &t)).unwrap();
+    let (seg, found) = (outputs.seg.unwrap(), outputs.denoising.unwrap().found);
+    assert_eq!((seg.size(), found.size()), (vec![2, 1, 256, 256], vec![2, 4, 256, 256]));
+    assert!(all_finite(&seg) && all_finite(&found));
+    let small = ModelConfig::preset(Preset::Small);
+    assert_eq!(trainable(&store(Arm::EiDdpm, &small, 256, 2)), 7_791_732);
+}
+
+#[test]
+fn inception_v3_with_its_auxiliary_head_has_the_listed_parameters() {
+    let cfg = ModelConfig { inception_aux: true, ..ModelConfig::default() };
+    let vs = store(Arm::Inception3Reg, &cfg, 256, 2);
+    assert_eq!((trainable(&vs), listing(&vs)), (24_354_824, expected("inception3_aux_in4_out4_299")));
+    check_start(Arm::Inception3Reg, &vs, &[("AuxLogits.conv1.conv", 0.01, 0.0)]);
+    assert_eq!(trainable(&store(Arm::Inception3Cls, &cfg, 256, 2)), 24_349_188);
+    assert_eq!(trainable(&store(Arm::Inception3Cls, &cfg, 256, 3)), 24_352_006);
 }
 
 #[test]
@@ -167,6 +203,7 @@ fn a_single_small_image_trains_every_baseline() {
         (Arm::TransUnet, 32),
         (Arm::TransUnet, 48),
         (Arm::MdFf, 48),
+        (Arm::EiDdpm, 40),
         (Arm::Resnet50Cls, 32),
         (Arm::Resnet50Cls, 50),
         (Arm::Densenet121Cls, 32),
@@ -177,8 +214,12 @@ fn a_single_small_image_trains_every_baseline() {
         let vs = VarStore::new(Device::Cpu);
         let shape = ImageShape { phases: 4, size };
         let network = build(&vs.root(), arm, &ModelConfig::preset(Preset::Small), shape, 2).unwrap();
-        let answer = the_answer(network.forward(&noise(1, size as i64), true));
-        answer.square().mean(Kind::Float).backward();
+        let mask = noise(1, size as i64).narrow(1, 0, 1).gt(1.0).to_kind(Kind::Float);
+        let outputs = network.learn(&noise(1, size as i64), &mask);
+        let denoised = outputs.denoising.as_ref().map(|denoising| denoising.found.square().mean(Kind::Float));
+        let answer = the_answer(outputs);
+        let loss = answer.square().mean(Kind::Float);
+        denoised.map_or_else(|| loss.shallow_clone(), |denoised| &loss + denoised).backward();
         for (name, variable) in vs.variables() {
             let whole = all_finite(&variable) && (!variable.requires_grad() || all_finite(&variable.grad()));
             assert!(whole, "{arm} at {size}: {name}");

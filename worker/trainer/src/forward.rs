@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use mtinet_domain::Arm;
 use mtinet_domain::model::ModelConfig;
 use mtinet_models::{ImageShape, ModelError, Network};
 use tch::nn::VarStore;
@@ -29,20 +30,27 @@ pub(crate) fn forward(
     input: &Path,
     out: &Path,
 ) -> Result<(), Failure> {
-    let x = read_input(input).map_err(Failure::Input)?;
+    let inputs = Inputs::read(input)?;
+    let x = inputs.images().map_err(Failure::Input)?;
     let size = x.size();
     let (config, classes) = described(network, weights)?;
     let image = ImageShape { phases: size[1] as usize, size: size[2] as usize };
     let (vs, net) = build(network, &config, classes, image)?;
-    mtinet_models::load_safetensors(&vs, weights).map_err(|error| Failure::Input(error.into()))?;
-    let outputs = {
-        let _no_grad = tch::no_grad_guard();
-        net.forward(&x, false)
+    let outputs = if network.arm == Arm::EiDdpm {
+        let (noise, t) = inputs.noise(&size)?;
+        load(&vs, weights)?;
+        tch::no_grad(|| net.denoise(&x, &noise, &t))
+    } else {
+        load(&vs, weights)?;
+        Some(tch::no_grad(|| net.forward(&x, false)))
     };
-    let named: Vec<(&str, Tensor)> = [("seg", outputs.seg), ("curve", outputs.curve), ("cls", outputs.cls)]
-        .into_iter()
-        .filter_map(|(name, tensor)| Some((name, tensor?.contiguous())))
-        .collect();
+    let outputs = outputs.unwrap_or_default();
+    let eps = outputs.denoising.map(|denoising| denoising.found);
+    let named: Vec<(&str, Tensor)> =
+        [("seg", outputs.seg), ("curve", outputs.curve), ("cls", outputs.cls), ("eps", eps)]
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name, tensor?.contiguous())))
+            .collect();
     Tensor::write_safetensors(&named, out)
         .with_context(|| format!("failed to write {}", out.display()))
         .map_err(Failure::Usage)
@@ -82,25 +90,79 @@ fn build(
     Ok((vs, net))
 }
 
-fn read_input(path: &Path) -> anyhow::Result<Tensor> {
-    let tensors = Tensor::read_safetensors(path)
-        .with_context(|| format!("{} is not a safetensors file", path.display()))?;
-    let x = tensors
-        .into_iter()
-        .find_map(|(name, tensor)| (name == "x").then_some(tensor))
-        .ok_or_else(|| anyhow!("{}: there is no tensor named x", path.display()))?;
-    let size = x.size();
-    if x.kind() != Kind::Float || size.len() != 4 || size[2] != size[3] || size.contains(&0) {
-        let kind = x.kind();
-        return Err(anyhow!(
-            "{}: x must be float32 [N, phases, H, W] with H = W and nothing empty; it is {kind:?} {size:?}",
-            path.display()
-        ));
+fn load(vs: &VarStore, weights: &Path) -> Result<(), Failure> {
+    mtinet_models::load_safetensors(vs, weights).map_err(|error| Failure::Input(error.into()))
+}
+
+/// The tensors of an input file.
+struct Inputs<'a> {
+    path: &'a Path,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl<'a> Inputs<'a> {
+    fn read(path: &'a Path) -> Result<Self, Failure> {
+        let tensors = Tensor::read_safetensors(path)
+            .with_context(|| format!("{} is not a safetensors file", path.display()))
+            .map_err(Failure::Input)?;
+        Ok(Self { path, tensors })
     }
-    let bad = x.f_isfinite()?.f_logical_not()?.f_nonzero()?;
-    if bad.size()[0] > 0 {
-        let first = Vec::<i64>::try_from(bad.get(0))?;
-        return Err(anyhow!("{}: x holds NaN or infinity at {first:?}", path.display()));
+
+    fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.iter().find_map(|(key, tensor)| (key == name).then_some(tensor))
     }
-    Ok(x)
+
+    /// `x` [N, phases, H, W].
+    fn images(&self) -> anyhow::Result<Tensor> {
+        let path = self.path.display();
+        let x = self.get("x").ok_or_else(|| anyhow!("{path}: there is no tensor named x"))?;
+        let size = x.size();
+        if x.kind() != Kind::Float || size.len() != 4 || size[2] != size[3] || size.contains(&0) {
+            let kind = x.kind();
+            return Err(anyhow!(
+                "{path}: x must be float32 [N, phases, H, W] with H = W and nothing empty; it is {kind:?} {size:?}"
+            ));
+        }
+        finite(self.path, "x", x)?;
+        Ok(x.shallow_clone())
+    }
+
+    /// `noise` [N, 1, H, W] and `t` [N], for images of this size.
+    fn noise(&self, images: &[i64]) -> Result<(Tensor, Tensor), Failure> {
+        let path = self.path.display();
+        let needed = |name: &str, what: &str| {
+            self.get(name).ok_or_else(|| {
+                Failure::Usage(anyhow!("{path}: there is no tensor named {name}; ei-ddpm needs {what}"))
+            })
+        };
+        let noise = needed("noise", "the noisy masks [N,1,H,W], float32")?;
+        let t = needed("t", "their noise levels [N], whole numbers from 0 to 999")?;
+        let expected = [images[0], 1, images[2], images[3]];
+        if noise.kind() != Kind::Float || noise.size() != expected {
+            let (kind, size) = (noise.kind(), noise.size());
+            let message = format!("{path}: noise must be float32 {expected:?}; it is {kind:?} {size:?}");
+            return Err(Failure::Input(anyhow!(message)));
+        }
+        finite(self.path, "noise", noise).map_err(Failure::Input)?;
+        let levels = Vec::<f64>::try_from(t.to_kind(Kind::Double).reshape([-1])).unwrap_or_default();
+        let whole = |level: &f64| level.fract() == 0.0 && (0.0..1000.0).contains(level);
+        if t.size() != [images[0]] || !levels.iter().all(whole) {
+            let message = format!(
+                "{path}: t must be [{}], whole numbers from 0 to 999; it is {:?} {levels:?}",
+                images[0],
+                t.size()
+            );
+            return Err(Failure::Input(anyhow!(message)));
+        }
+        Ok((noise.shallow_clone(), t.to_kind(Kind::Int64)))
+    }
+}
+
+fn finite(path: &Path, name: &str, tensor: &Tensor) -> anyhow::Result<()> {
+    let bad = tensor.f_isfinite()?.f_logical_not()?.f_nonzero()?;
+    if bad.size()[0] == 0 {
+        return Ok(());
+    }
+    let first = Vec::<i64>::try_from(bad.get(0))?;
+    Err(anyhow!("{}: {name} holds NaN or infinity at {first:?}", path.display()))
 }

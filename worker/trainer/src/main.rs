@@ -58,10 +58,12 @@ enum Command {
         /// Weights (safetensors).
         #[arg(long)]
         weights: PathBuf,
-        /// Input `x`, float32 [N, phases, H, W], already normalised (safetensors).
+        /// Input `x`, float32 [N, phases, H, W], already normalised (safetensors). For ei-ddpm also the noisy masks
+        /// `noise`, float32 [N,1,H,W], and their noise levels `t` [N], 0 to 999.
         #[arg(long)]
         input: PathBuf,
-        /// The file to write: `seg` logits [N,1,H,W], `curve` [N,phases], `cls` logits [N,classes], where the arm has them.
+        /// The file to write: `seg` logits [N,1,H,W], `curve` [N,phases], `cls` logits [N,classes], where the arm
+        /// has them; for ei-ddpm `seg` and the noise that each phase finds, `eps` [N,phases,H,W].
         #[arg(long)]
         out: PathBuf,
     },

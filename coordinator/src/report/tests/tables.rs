@@ -5,7 +5,6 @@ use super::*;
 fn all_arms() -> String {
     Arm::ALL
         .iter()
-        .filter(|arm| arm.is_available())
         .map(|arm| format!("\"{arm}\""))
         .collect::<Vec<_>>()
         .join(", ")

@@ -1,4 +1,4 @@
-//! The 22 arms: names, labels, tasks, and which of them have a network.
+//! The 22 arms: names, labels and tasks.
 
 use std::{fmt, str::FromStr};
 
@@ -66,7 +66,7 @@ pub struct Tasks {
     pub cls: bool,
 }
 
-/// Why an arm cannot be used.
+/// Why a name is no arm.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ArmError {
     /// No arm has that name.
@@ -76,12 +76,6 @@ pub enum ArmError {
         name: String,
         /// The closest arm name, where one is close.
         nearest: Option<Arm>,
-    },
-    /// The arm is part of the paper but has no network yet.
-    #[error("arm {arm} is not built yet; available arms are {}", Arm::list(&Arm::available()))]
-    Unavailable {
-        /// The arm asked for.
-        arm: Arm,
     },
 }
 
@@ -183,22 +177,6 @@ impl Arm {
     /// Whether training this arm also trains the task discriminator (TDD).
     pub const fn has_discriminator(self) -> bool {
         matches!(self, Arm::MtiNet | Arm::NoMdief | Arm::NoSpe | Arm::NoSpa | Arm::NoTim)
-    }
-
-    /// Whether a network for this arm exists.
-    pub const fn is_available(self) -> bool {
-        !matches!(self, Arm::EiDdpm)
-    }
-
-    /// The arms that have a network.
-    pub fn available() -> Vec<Arm> {
-        Arm::ALL.iter().copied().filter(|arm| arm.is_available()).collect()
-    }
-
-    /// # Errors
-    /// [`ArmError::Unavailable`] where the arm has no network yet; the message lists those that have.
-    pub fn require_available(self) -> Result<(), ArmError> {
-        if self.is_available() { Ok(()) } else { Err(ArmError::Unavailable { arm: self }) }
     }
 
     fn list(arms: &[Arm]) -> String {

@@ -119,7 +119,7 @@ knob! {
 }
 knob! {
     /// What is regressed (MODEL.md 3.9).
-    RegTarget { Tic4: "The four mean intensities.", Map: "A pixel map; not available yet." }
+    RegTarget { Tic4: "The four mean intensities.", Map: "The intensity of every pixel inside the mask." }
 }
 knob! {
     /// The reading of the ablation "No MdIEF" (MODEL.md 3.13).

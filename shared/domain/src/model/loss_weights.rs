@@ -8,7 +8,7 @@ use super::{Arm, Tasks};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossWeights {
-    /// Segmentation, binary cross-entropy.
+    /// Segmentation, binary cross-entropy; for EI-DDPM the error of the predicted noise.
     #[serde(alias = "lambda_seg")]
     pub seg: f64,
     /// Regression, absolute error in normalised units.
@@ -35,7 +35,8 @@ impl Default for LossWeights {
 }
 
 impl LossWeights {
-    /// The weights that `arm` trains with: terms of tasks it does not have, or that it ablates, become 0.
+    /// The weights that `arm` trains with: terms of tasks it does not have, or that it ablates, become 0. The two terms
+    /// of EI-DDPM's own objective, `seg` and `dice`, both get the weight of the segmentation (MODEL.md 4.4).
     pub fn for_arm(self, arm: Arm) -> Self {
         let Tasks { seg, reg, cls } = arm.tasks();
         let keep = |yes: bool, weight: f64| if yes { weight } else { 0.0 };
@@ -45,7 +46,7 @@ impl LossWeights {
             cls: keep(cls, self.cls),
             tim: keep(seg && reg && arm != Arm::NoTim, self.tim),
             adv: keep(arm.has_discriminator(), self.adv),
-            dice: keep(seg, self.dice),
+            dice: keep(seg, if arm == Arm::EiDdpm { self.seg } else { self.dice }),
         }
     }
 }
@@ -64,5 +65,6 @@ mod tests {
         assert_eq!(weights.for_arm(Arm::SegCls), LossWeights { reg: 0.0, adv: 0.0, tim: 0.0, ..weights });
         let seg = LossWeights { reg: 0.0, cls: 0.0, adv: 0.0, tim: 0.0, ..weights };
         assert_eq!(weights.for_arm(Arm::SegOnly), seg);
+        assert_eq!(weights.for_arm(Arm::EiDdpm), LossWeights { dice: 1.0, ..seg });
     }
 }

@@ -46,6 +46,9 @@ fn impossible_values_are_refused_with_the_line_of_the_key_or_its_table() {
         ("folds = [0, 0]\n", "folds", Some(4)),
         ("[preprocess]\nhealthy_fraction = 2.0\n", "preprocess.healthy_fraction", Some(5)),
         ("[train]\nimage_size = 50\n", "model", None),
+        ("[train]\nd_steps = 0\n", "train.d_steps", Some(5)),
+        ("[train]\nselect = \"val\"\n", "train.select", Some(5)),
+        ("[model]\nddim_steps = 1\nproj_dim = 100\n", "model", Some(4)),
     ] {
         let error = error_of(extra);
         assert_eq!((error.key.as_str(), error.line), (key, line), "{error}");

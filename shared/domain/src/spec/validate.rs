@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::error::Problem;
-use super::{Folds, InitialFile, Ranks, StudySpec, TrainConfig};
+use super::{Folds, InitialFile, Ranks, Select, StudySpec, TrainConfig};
 
 pub(super) fn validate(spec: &StudySpec) -> Result<(), Problem> {
     names(spec)?;
@@ -31,9 +31,6 @@ fn names(spec: &StudySpec) -> Result<(), Problem> {
 fn programme(spec: &StudySpec) -> Result<(), Problem> {
     ensure(!spec.arms.is_empty(), "arms", || "must name at least one arm".into())?;
     unique(&spec.arms, "arms")?;
-    for arm in &spec.arms {
-        arm.require_available().map_err(|error| Problem { key: "arms", message: error.to_string() })?;
-    }
     match &spec.folds {
         Folds::Count(count) => {
             ensure((2..=100).contains(count), "folds", || {
@@ -60,6 +57,12 @@ fn train(train: &TrainConfig) -> Result<(), Problem> {
     range(train.replicas, 1, 1024, "train.replicas")?;
     range(train.image_size, 32, 1024, "train.image_size")?;
     positive(train.learning_rate, 10.0, "train.learning_rate")?;
+    range(train.d_steps, 1, 100, "train.d_steps")?;
+    ensure(train.select == Select::Last, "train.select", || {
+        "must be \"last\": choosing an epoch needs slices that are neither trained on nor reported, and a study's folds \
+         have none to spare"
+            .into()
+    })?;
     if let Some(rate) = train.discriminator_learning_rate {
         positive(rate, 10.0, "train.discriminator_learning_rate")?;
     }

@@ -133,6 +133,25 @@ fn every_baseline_agrees_with_pytorch() {
     }
 }
 
+#[test]
+fn the_auxiliary_head_of_inception_agrees_with_pytorch() {
+    tch::set_num_threads(1);
+    let golden = tensors("golden_baselines.safetensors");
+    let vs = VarStore::new(Device::Cpu);
+    let cfg = ModelConfig { inception_aux: true, ..ModelConfig::preset(Preset::Small) };
+    let shape = ImageShape { phases: 4, size: 64 };
+    let network = build(&vs.root(), Arm::Inception3Reg, &cfg, shape, 2).unwrap();
+    set_hashed(&vs, GAIN);
+    let mut comparison = Comparison { case: "inception3-aux", golden: &golden, compared: 0, worst: 0.0 };
+    let outputs = tch::no_grad(|| network.forward(&image(2, 64), false));
+    assert!(outputs.auxiliary.is_none(), "only training has use for it");
+    comparison.check("eval", &outputs.curve.unwrap());
+    let outputs = tch::no_grad(|| network.forward(&image(2, 64), true));
+    // Batch statistics of two single pixels blow rounding differences up.
+    comparison.check_within("aux", &outputs.auxiliary.unwrap(), 2e-3, 1e-6);
+    println!("inception3-aux: answers within {:.1e}", comparison.worst);
+}
+
 /// Three baselines have dropout: it must act in training, and only there.
 #[test]
 fn dropout_acts_in_training_alone() {
@@ -157,6 +176,13 @@ fn resizing_is_that_of_pytorch() {
         let double = 2 * side as i64;
         let theirs = x.upsample_bilinear2d([double, double], true, None, None);
         close(Resize::doubled(side, Device::Cpu).forward(&x), theirs);
+        for new_side in [side, 16 * side, 75] {
+            let size = [new_side as i64; 2];
+            let theirs = x.upsample_bilinear2d(size, false, None, None);
+            // PyTorch computes positions in single precision.
+            let ours = Resize::bilinear(side, new_side, Device::Cpu).forward(&x);
+            assert!(ours.allclose(&theirs, 1e-4, 1e-5, false), "{side} to {new_side}");
+        }
         close(Resize::binned(side, 7, Device::Cpu).forward(&x), x.adaptive_avg_pool2d([7, 7]));
     }
 }

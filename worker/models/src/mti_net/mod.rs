@@ -3,6 +3,7 @@
 mod decoder;
 pub(crate) mod encoder;
 mod highpass;
+mod map_head;
 mod mdief;
 mod spectral;
 pub(crate) mod transformer;
@@ -10,13 +11,17 @@ pub(crate) mod transformer;
 #[cfg(test)]
 mod tests;
 
-use mtinet_domain::model::{Arm, ModelConfig, NoMdiefMode, Skip, SpeEncoder};
+use mtinet_domain::model::{Arm, ModelConfig, NoMdiefMode, RegTarget, Skip, SpeEncoder};
 use tch::{Tensor, nn};
 
 use self::{
-    decoder::Decoder, encoder::PhaseEncoder, mdief::Fusion, spectral::Spectral, transformer::Transformer,
+    decoder::Decoder, encoder::PhaseEncoder, map_head::MapHead, mdief::Fusion, spectral::Spectral,
+    transformer::Transformer,
 };
-use crate::{ImageShape, Network, Outputs, layers::Linear};
+use crate::{
+    ImageShape, Network, Outputs,
+    layers::{Linear, global_mean},
+};
 
 /// One network for segmentation, enhancement regression and classification.
 ///
@@ -28,9 +33,13 @@ pub(crate) struct MtiNet {
     decoder: Decoder,
     transformer: Option<Transformer>,
     head_reg: Option<Linear>,
+    /// Instead of `head_reg`.
+    head_map: Option<MapHead>,
     head_cls: Option<Linear>,
     /// Whether the decoder takes maps of all levels, or of the last one only.
     all_levels: bool,
+    /// Whether the discriminator is to see the pooled features.
+    conditional: bool,
 }
 
 /// Where features come from.
@@ -51,10 +60,14 @@ impl MtiNet {
         let tasks = arm.tasks();
         let transformer = (tasks.reg || tasks.cls).then(|| Transformer::new(&(vs / "tr"), cfg, image));
         let width = transformer.as_ref().map_or(0, Transformer::readout_width);
-        let head_reg = tasks.reg.then(|| Linear::new(&(vs / "head_reg"), width, image.phases as i64));
+        let map = cfg.reg_target == RegTarget::Map;
+        let head_map = (tasks.reg && map).then(|| MapHead::new(&(vs / "head_map"), cfg, image));
+        let head_reg =
+            (tasks.reg && !map).then(|| Linear::new(&(vs / "head_reg"), width, image.phases as i64));
         let head_cls = tasks.cls.then(|| Linear::new(&(vs / "head_cls"), width, classes as i64));
         let all_levels = cfg.skip == Skip::Add1x1;
-        Self { branches, fusion, decoder, transformer, head_reg, head_cls, all_levels }
+        let conditional = cfg.tdd_condition;
+        Self { branches, fusion, decoder, transformer, head_reg, head_map, head_cls, all_levels, conditional }
     }
 
     /// Fused maps of the levels that the decoder takes, finest first; the last is X_f.
@@ -103,9 +116,18 @@ impl Branches {
 impl Network for MtiNet {
     fn forward(&self, x: &Tensor, train: bool) -> Outputs {
         let fused = self.fused(x, train);
-        let seg = Some(self.decoder.forward(&fused, train));
-        let readout = self.transformer.as_ref().map(|tr| tr.forward(&fused[fused.len() - 1], train));
-        let answer = |head: &Option<Linear>| Some(head.as_ref()?.forward(readout.as_ref()?));
-        Outputs { seg, curve: answer(&self.head_reg), cls: answer(&self.head_cls) }
+        let last = &fused[fused.len() - 1];
+        let seg = self.decoder.forward(&fused, train);
+        let condition = self.conditional.then(|| global_mean(&last.detach()).flatten(1, 2));
+        let Some(transformer) = &self.transformer else { return Outputs::segmentation(seg) };
+        let tokens = transformer.tokens(last, train);
+        let readout = transformer.pool(&tokens);
+        let answer = |head: &Option<Linear>| Some(head.as_ref()?.forward(&readout));
+        let map = self.head_map.as_ref().map(|head| head.forward(&tokens));
+        let curve = match &map {
+            Some(map) => Some(map_head::curve(map, &seg, train)),
+            None => answer(&self.head_reg),
+        };
+        Outputs { curve, cls: answer(&self.head_cls), seg: Some(seg), map, condition, ..Outputs::default() }
     }
 }

@@ -8,9 +8,10 @@ use crate::{
     layers::{LayerNorm, Linear},
 };
 
-/// Tokens are the feature maps of all phases and channels, each flattened to its P^2 values.
+/// Tokens are the feature maps of all phases and channels, each flattened to its P^2 values and perhaps projected.
 #[derive(Debug)]
 pub(super) struct Transformer {
+    projection: Option<Linear>,
     positions: Tensor,
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
@@ -24,8 +25,11 @@ impl Transformer {
     pub(super) fn new(vs: &nn::Path, cfg: &ModelConfig, image: ImageShape) -> Self {
         let phases = image.phases as i64;
         let tokens = phases * cfg.encoder_channels()[3] as i64;
-        let width = (image.size as i64 / 16).pow(2);
-        let heads = cfg.heads as i64;
+        let (width, heads) = cfg.tokens(image.size);
+        let (width, heads) = (width as i64, heads as i64);
+        let positions_per_map = (image.size as i64 / 16).pow(2);
+        let projection =
+            cfg.proj_dim.map(|width| Linear::new(&(vs / "proj"), positions_per_map, width as i64));
         let divisor = cfg.attn_scale.unwrap_or_else(|| ((width / heads) as f64).sqrt());
         let positions = match cfg.pos {
             Pos::Learned => init::positions(vs, tokens, width),
@@ -39,7 +43,16 @@ impl Transformer {
             TokenPool::Mean => width,
             TokenPool::Gap => tokens,
         };
-        Self { positions, blocks, norm, pool: cfg.token_pool, dropout: cfg.dropout, phases, readout_width }
+        Self {
+            projection,
+            positions,
+            blocks,
+            norm,
+            pool: cfg.token_pool,
+            dropout: cfg.dropout,
+            phases,
+            readout_width,
+        }
     }
 
     /// Width of the vector that the heads read.
@@ -47,14 +60,12 @@ impl Transformer {
         self.readout_width
     }
 
-    /// Fused maps [N, phases, C, P, P] to the readout [N, readout width].
-    pub(super) fn forward(&self, fused: &Tensor, train: bool) -> Tensor {
-        self.pool(&self.tokens(fused, train))
-    }
-
-    /// Fused maps [N, phases, C, P, P] to tokens [N, phases C, P^2].
+    /// Fused maps [N, phases, C, P, P] to tokens [N, phases C, P^2 or the projection's width].
     pub(super) fn tokens(&self, fused: &Tensor, train: bool) -> Tensor {
-        let embedded = fused.flatten(3, 4).flatten(1, 2) + self.positions.to_device(fused.device());
+        let maps = fused.flatten(3, 4).flatten(1, 2);
+        let maps =
+            self.projection.as_ref().map_or_else(|| maps.shallow_clone(), |layer| layer.forward(&maps));
+        let embedded = maps + self.positions.to_device(fused.device());
         let mut z = embedded.dropout(self.dropout, train);
         for block in &self.blocks {
             z = block.forward(&z, train);
@@ -62,7 +73,8 @@ impl Transformer {
         self.norm.as_ref().map_or_else(|| z.shallow_clone(), |norm| norm.forward(&z))
     }
 
-    fn pool(&self, tokens: &Tensor) -> Tensor {
+    /// Tokens to the readout [N, readout width].
+    pub(super) fn pool(&self, tokens: &Tensor) -> Tensor {
         match self.pool {
             TokenPool::Phase => phase_means(tokens, self.phases).flatten(1, 2),
             TokenPool::Mean => tokens.mean_dim(1, false, None),
