@@ -86,13 +86,16 @@ fn environment(table: &Table, before: &[String], after: &[String], results: &Stu
         rows.push_str(&format!("    {} \\\\\n", cells.join(" & ")));
     }
     let (begin, end, size) = columns(table);
-    let below: Vec<String> = before
+    let mut below: Vec<String> =
+        before.iter().chain(&table.notes).chain(after).map(|note| escape(note)).collect();
+    // One paragraph of them all: a line each would make the float of a large study higher than a page.
+    let from: Vec<String> = notes
         .iter()
-        .chain(&table.notes)
-        .chain(after)
-        .map(|note| escape(note))
-        .chain(notes.iter().map(|(number, note)| format!("\\textsuperscript{{{number}}} {}", escape(&note))))
+        .map(|(number, note)| format!("\\textsuperscript{{{number}}} {}", escape(&note)))
         .collect();
+    if !from.is_empty() {
+        below.push(format!("\\scriptsize {}", from.join(" ")));
+    }
     let below = if below.is_empty() {
         String::new()
     } else {
