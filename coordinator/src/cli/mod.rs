@@ -13,6 +13,7 @@ mod follow;
 mod gather;
 mod interrupt;
 mod output;
+mod pictures;
 mod predictions;
 mod prepare;
 mod presets;
