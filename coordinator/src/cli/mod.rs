@@ -15,6 +15,7 @@ mod gather;
 mod initial;
 mod interrupt;
 mod output;
+mod pictures;
 mod predictions;
 mod prepare;
 mod presets;

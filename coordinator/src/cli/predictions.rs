@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
+use mtinet_domain::TrialKey;
+
 use super::client::{Coordinator, makes_no_sense};
 use super::error::CliError;
 use super::study::blocking;
@@ -19,7 +21,20 @@ pub async fn fetch(
     results: &StudyResults,
     below: &Path,
 ) -> Result<(), CliError> {
-    for trial in &results.trials {
+    fetch_of(coordinator, results, below, |_| true).await
+}
+
+/// As [`fetch`], of some trials alone.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_of(
+    coordinator: &mut Coordinator,
+    results: &StudyResults,
+    below: &Path,
+    wanted: impl Fn(TrialKey) -> bool,
+) -> Result<(), CliError> {
+    for trial in results.trials.iter().filter(|trial| wanted(trial.key)) {
         let TrialOutcome::Done(evaluated) = &trial.outcome else { continue };
         let Some(artifact) = &evaluated.predictions else { continue };
         let directory = below.join(trial.key.to_string());

@@ -6,7 +6,7 @@ use super::args::{ReportArgs, Server};
 use super::client::Coordinator;
 use super::error::CliError;
 use super::run::Embedded;
-use super::{gather, output, predictions};
+use super::{gather, output, pictures, predictions};
 use crate::report;
 use crate::server::{DATABASE, ServerOptions};
 
@@ -54,11 +54,17 @@ fn data_directory(given: &Path) -> Result<PathBuf, CliError> {
 
 async fn write(coordinator: &mut Coordinator, args: &ReportArgs) -> Result<(), CliError> {
     let study = coordinator.study_id(&args.study).await?;
-    let results = gather::results(coordinator, study).await?;
+    let mut results = gather::results(coordinator, study).await?;
     if let Some(directory) = &args.predictions {
         predictions::fetch(coordinator, &results, directory).await?;
     }
-    let files = report::write(&results, &args.out)?;
+    if let Some(pixels) = args.healthy_min_pixels {
+        results.set_healthy_minimum(pixels);
+    }
+    let options = report::Options { with_paper: args.with_paper };
+    let pictures =
+        pictures::read(coordinator, &results, args.dataset.as_deref(), args.predictions.as_deref()).await?;
+    let files = report::write(&results, options, &pictures, &args.out)?;
     for name in &files.names {
         output::print(files.directory.join(name).display());
     }

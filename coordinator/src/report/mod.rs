@@ -7,7 +7,12 @@ mod aggregate;
 mod comparisons;
 mod csv_files;
 mod curves;
+mod document;
+pub mod figures;
 mod fold;
+mod html;
+mod metric;
+mod paper;
 mod results;
 mod summary;
 mod tables;
@@ -15,10 +20,15 @@ mod tables;
 mod tests;
 mod write;
 
-pub use aggregate::{Aggregate, Cell, Gap, Metric};
+pub use aggregate::{Aggregate, Cell, Gap};
 pub use curves::{Curve, CurvePoint, LearningCurves, MOST_POINTS};
+pub use document::{Block, Document, Table, TableCell};
 pub use fold::StudyFold;
+pub use metric::Metric;
+pub use paper::{PUBLISHED, Published};
 pub use results::{Attempt, ResultsError, StudyResults, TrialOutcome, TrialResult};
 pub use summary::summary_json;
-pub use tables::{tables_markdown, tables_terminal};
+pub use tables::{
+    Options, document, tables_latex, tables_latex_standalone, tables_markdown, tables_terminal,
+};
 pub use write::{ReportFiles, WriteError, write, write_atomically};

@@ -14,6 +14,7 @@ mod comparisons;
 mod figures;
 mod fold;
 mod html;
+mod scale;
 mod tables;
 
 fn dataset() -> DatasetRef {
@@ -247,7 +248,7 @@ fn missing_trials_are_named_in_their_cell_and_never_best() {
     });
     assert!(!results.is_complete());
     let tables = markdown(&results);
-    assert!(tables.contains("**Not complete: 4 of 9 trials are done.**"));
+    assert!(tables.contains("**Not complete: 4 of 9 trials are done. Cells with missing trials name them;"));
     let table = section(&tables, "## Table 1.");
     // U-Net's one fold is worse here, but MTI-Net must not be called best of one either.
     assert!(

@@ -3,8 +3,10 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::figures::{Figure, Group, Pictures, figures};
 use super::results::StudyResults;
-use super::{csv_files, summary, tables};
+use super::tables::Options;
+use super::{csv_files, html, summary, tables};
 
 /// The files of a report.
 #[derive(Clone, Debug)]
@@ -12,7 +14,7 @@ pub struct ReportFiles {
     /// The directory that holds them.
     pub directory: PathBuf,
     /// Their names, in the order written.
-    pub names: Vec<&'static str>,
+    pub names: Vec<String>,
 }
 
 /// A file of the report that could not be written.
@@ -31,36 +33,68 @@ pub enum WriteError {
     #[error("cannot form the rows of {name}")]
     Csv {
         /// The file.
-        name: &'static str,
+        name: String,
         /// What is wrong.
         #[source]
         source: csv::Error,
     },
 }
 
-/// Writes `tables.md`, `summary.json`, `trials.csv`, `subjects.csv` and `slices.csv` into `directory`, which is
-/// made where it is not there.
+/// Writes `slices.csv`, `subjects.csv`, `trials.csv`, `summary.json`, `tables.md`, `tables.tex` with a document around
+/// it, each table as CSV below `tables/`, each figure below
+/// `figures/`, and `report.html` with all of them, into `directory`, which is made where it is not there.
 ///
 /// # Errors
 /// The first file that could not be written; those before it are complete.
-pub fn write(results: &StudyResults, directory: &Path) -> Result<ReportFiles, WriteError> {
-    std::fs::create_dir_all(directory)
-        .map_err(|source| WriteError::Io { path: directory.to_owned(), source })?;
-    let csv =
-        |name, rows: Result<Vec<u8>, csv::Error>| rows.map_err(|source| WriteError::Csv { name, source });
+pub fn write(
+    results: &StudyResults,
+    options: Options,
+    pictures: &Pictures,
+    directory: &Path,
+) -> Result<ReportFiles, WriteError> {
+    let mut files = numbers(results, options)?;
+    files.extend(page_and_figures(results, options, &figures(results, pictures)));
+    let mut names = Vec::new();
+    for (name, content) in files {
+        let path = directory.join(&name);
+        let folder = path.parent().unwrap_or(directory);
+        std::fs::create_dir_all(folder)
+            .map_err(|source| WriteError::Io { path: folder.to_owned(), source })?;
+        write_atomically(&path, &content)?;
+        names.push(name);
+    }
+    Ok(ReportFiles { directory: directory.to_owned(), names })
+}
+
+/// The page comes last, because it links the others.
+fn page_and_figures(results: &StudyResults, options: Options, groups: &[Group]) -> Vec<(String, Vec<u8>)> {
+    let page = html::page(results, &tables::document(results, options), groups);
+    let figures = groups.iter().flat_map(|group| &group.figures).flat_map(Figure::contents);
+    figures.chain([("report.html".to_owned(), page.into_bytes())]).collect()
+}
+
+/// Every file that holds numbers and tables, by its name below the report's directory.
+fn numbers(results: &StudyResults, options: Options) -> Result<Vec<(String, Vec<u8>)>, WriteError> {
+    let csv = |name: String, rows: Result<Vec<u8>, csv::Error>| match rows {
+        Ok(rows) => Ok((name, rows)),
+        Err(source) => Err(WriteError::Csv { name, source }),
+    };
     let mut summary = serde_json::to_string_pretty(&summary::summary_json(results)).unwrap_or_default();
     summary.push('\n');
-    let files: Vec<(&'static str, Vec<u8>)> = vec![
-        ("slices.csv", csv("slices.csv", csv_files::slices(results))?),
-        ("subjects.csv", csv("subjects.csv", csv_files::subjects(results))?),
-        ("trials.csv", csv("trials.csv", csv_files::trials(results))?),
-        ("summary.json", summary.into_bytes()),
-        ("tables.md", tables::tables_markdown(results).into_bytes()),
+    let document = tables::document(results, options);
+    let mut files = vec![
+        csv("slices.csv".to_owned(), csv_files::slices(results))?,
+        csv("subjects.csv".to_owned(), csv_files::subjects(results))?,
+        csv("trials.csv".to_owned(), csv_files::trials(results))?,
+        ("summary.json".to_owned(), summary.into_bytes()),
+        ("tables.md".to_owned(), tables::markdown(&document).into_bytes()),
+        ("tables.tex".to_owned(), tables::tables_latex(results, options).into_bytes()),
+        ("tables-standalone.tex".to_owned(), tables::tables_latex_standalone(results).into_bytes()),
     ];
-    for (name, content) in &files {
-        write_atomically(&directory.join(name), content)?;
+    for table in document.tables() {
+        files.push(csv(format!("tables/{}.csv", table.id), tables::table_csv(table))?);
     }
-    Ok(ReportFiles { directory: directory.to_owned(), names: files.iter().map(|(name, _)| *name).collect() })
+    Ok(files)
 }
 
 /// Replaces a file as one act: a temporary file beside it, synced, then renamed over it.

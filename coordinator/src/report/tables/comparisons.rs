@@ -56,7 +56,7 @@ fn comparison(page: &mut Document, family: &Family) {
         table.notes.push(format!("No test on folds for {}: {reason}.", arms.join(", ")));
     }
     let omitted: Vec<String> =
-        family.omitted().map(|(other, reason)| format!("{} ({reason})", other.label())).collect();
+        family.omitted().map(|(other, reason)| format!("{} ({reason})", words(other))).collect();
     if !omitted.is_empty() {
         table.notes.push(format!(
             "Not compared: {}. They count as p = 1 in the correction, so that corrected values can only fall.",
@@ -78,7 +78,7 @@ fn row(other: Arm, compared: &Compared) -> Vec<String> {
         None => format!("{:+.2} (n = 1: no interval)", compared.difference),
     };
     vec![
-        other.label().to_owned(),
+        words(other).to_owned(),
         difference,
         p_value(compared.subjects.p),
         p_value(compared.p_holm),
@@ -90,6 +90,14 @@ fn row(other: Arm, compared: &Compared) -> Vec<String> {
     ]
 }
 
+/// The short name, so that the table fits a terminal; in full where a label says what a network is not.
+fn words(arm: Arm) -> &'static str {
+    match arm {
+        Arm::EiDdpm | Arm::MdFf => arm.label(),
+        _ => arm.name(),
+    }
+}
+
 /// Which p-values are exact: they may differ from arm to arm, with ties.
 fn methods(family: &Family) -> String {
     let kinds = [WilcoxonMethod::Exact, WilcoxonMethod::SignFlips, WilcoxonMethod::Normal];
@@ -99,7 +107,7 @@ fn methods(family: &Family) -> String {
             let arms: Vec<&str> = family
                 .compared()
                 .filter(|(_, compared)| compared.subjects.method == method)
-                .map(|(other, _)| other.label())
+                .map(|(other, _)| words(other))
                 .collect();
             (!arms.is_empty()).then(|| format!("{} for {}", method.words(), arms.join(", ")))
         })
@@ -112,7 +120,7 @@ fn refused_on_folds(family: &Family) -> BTreeMap<&str, Vec<&'static str>> {
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (other, compared) in family.compared() {
         if let Err(reason) = &compared.folds {
-            reasons.entry(reason).or_default().push(other.label());
+            reasons.entry(reason).or_default().push(words(other));
         }
     }
     reasons

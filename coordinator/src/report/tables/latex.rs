@@ -10,7 +10,7 @@ use super::super::results::StudyResults;
 /// Characters that a line of `\small` type holds between the margins of the standalone document.
 const LINE: usize = 92;
 
-/// Between this width and that of two lines a table is set smaller, and its columns break.
+/// Characters that the space between two columns takes.
 const COLUMN_GAP: usize = 2;
 
 pub(super) fn render(document: &Document, results: &StudyResults) -> String {
@@ -86,13 +86,16 @@ fn environment(table: &Table, before: &[String], after: &[String], results: &Stu
         rows.push_str(&format!("    {} \\\\\n", cells.join(" & ")));
     }
     let (begin, end, size) = columns(table);
-    let below: Vec<String> = before
+    let mut below: Vec<String> =
+        before.iter().chain(&table.notes).chain(after).map(|note| escape(note)).collect();
+    // One paragraph of them all: a line each would make the float of a large study higher than a page.
+    let from: Vec<String> = notes
         .iter()
-        .chain(&table.notes)
-        .chain(after)
-        .map(|note| escape(note))
-        .chain(notes.iter().map(|(number, note)| format!("\\textsuperscript{{{number}}} {}", escape(&note))))
+        .map(|(number, note)| format!("\\textsuperscript{{{number}}} {}", escape(&note)))
         .collect();
+    if !from.is_empty() {
+        below.push(format!("\\scriptsize {}", from.join(" ")));
+    }
     let below = if below.is_empty() {
         String::new()
     } else {
@@ -102,7 +105,7 @@ fn environment(table: &Table, before: &[String], after: &[String], results: &Stu
         )
     };
     format!(
-        "\\begin{{table}}[htbp]\n  \\centering\n  \\caption{{{}}}\n  \\label{{tab:{}}}\n  {size}\n  {begin}\n    \
+        "\\begin{{table}}[htbp]\n  \\centering\n  \\caption{{{}}}\n  \\label{{tab:{}}}\n  \\par\\smallskip\n  {size}\n  {begin}\n    \
          \\toprule\n    {} \\\\\n    \\midrule\n{rows}    \\bottomrule\n  {end}\n{below}\\end{{table}}\n\n",
         escape(&caption(table, results)),
         label(&format!("{}-{}", results.spec.name, table.id)),
@@ -170,8 +173,14 @@ fn columns(table: &Table) -> (String, &'static str, &'static str) {
 /// named by its number, because an unknown character ends a compilation.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for character in one_line(text).chars() {
+    let text = one_line(text);
+    let mut characters = text.chars().peekable();
+    let mut begins = true;
+    while let Some(character) = characters.next() {
+        let number = begins && characters.peek().is_some_and(char::is_ascii_digit);
+        begins = matches!(character, ' ' | '[' | '(');
         match character {
+            '-' if number => escaped.push_str("$-$"),
             '\\' => escaped.push_str("\\textbackslash{}"),
             '{' | '}' | '$' | '&' | '%' | '#' | '_' => escaped.extend(['\\', character]),
             '~' => escaped.push_str("\\textasciitilde{}"),
@@ -224,6 +233,11 @@ mod tests {
         assert_eq!(escape("--[x]"), "{-}{-}{[}x{]}", "no dash, and no argument after a line's end");
         assert_eq!(escape("Łódź, é"), "Łódź, é");
         assert_eq!(escape("肝\u{0}"), "{[}U+809D{]}{[}U+0000{]}");
+    }
+
+    #[test]
+    fn a_hyphen_before_a_number_is_a_minus() {
+        assert_eq!(escape("-1.50 [-2, +3] 5-fold a-1"), "$-$1.50 {[}$-$2, +3{]} 5{-}fold a{-}1");
     }
 
     #[test]

@@ -109,7 +109,9 @@ fn published(results: &StudyResults, options: Options, number: u8, page: &mut Do
     page.paragraph(format!("Table {number} beside the values that the paper published:"));
     let mut table = Table::new(
         &format!("table{number}_published"),
-        &format!("Table {number} of the paper: this study beside the published values."),
+        &format!(
+            "Table {number} of the paper: this study beside the published values, which are as the paper prints them. This study:"
+        ),
         &["Arm", "Metric", "this study", "published", "Remark on the published value"],
     );
     table.rows = PUBLISHED

@@ -92,16 +92,10 @@ fn the_section_fits_a_terminal_and_says_what_it_cannot_show() {
     let text = section(&tables, "## Comparisons");
     assert!(text.contains("### DSC (%), 10 subjects"), "{text}");
     assert!(text.contains("| MTI-Net minus | difference | p | p Holm | effect | p folds |"), "{text}");
-    assert!(text.contains("| U-Net | +7.34 ["), "{text}");
+    assert!(text.contains("| unet | +7.34 ["), "{text}");
     assert!(text.contains("] | 0.0137 | 0.0273 | +0.85 | "), "{text}");
-    assert!(
-        text.contains("| MTI-Net without TIM | +0.00 [+0.00, +0.00] | 1.0000 | 1.0000 | all equal | – |"),
-        "{text}"
-    );
-    assert!(
-        text.contains("exact for U-Net; exact over all signs, with ties or zeros for MTI-Net without TIM."),
-        "{text}"
-    );
+    assert!(text.contains("| no-tim | +0.00 [+0.00, +0.00] | 1.0000 | 1.0000 | all equal | – |"), "{text}");
+    assert!(text.contains("exact for unet; exact over all signs, with ties or zeros for no-tim."), "{text}");
     assert!(
         text.contains("With 10 subjects the exact signed-rank test cannot give a two-sided p-value below")
     );
@@ -110,12 +104,10 @@ fn the_section_fits_a_terminal_and_says_what_it_cannot_show() {
         "{text}"
     );
     assert!(text.contains("2/2^5 = 0.0625"), "{text}");
-    assert!(text.contains(
-        "No test on folds for MTI-Net without TIM: over 5 folds: the differences are all the same"
-    ));
+    assert!(text.contains("No test on folds for no-tim: over 5 folds: the differences are all the same"));
     assert!(text.contains("McNemar"), "{text}");
     let terminal = tables_terminal(&results, Options::default());
-    let rows = terminal.lines().filter(|line| line.contains("U-Net") && line.contains('['));
+    let rows = terminal.lines().filter(|line| line.contains("unet") && line.contains('['));
     for row in rows {
         assert!(row.chars().count() <= 80, "{row}");
     }
@@ -132,14 +124,11 @@ fn an_arm_that_is_not_complete_is_named_and_counts_in_the_correction() {
         "missing: no-tim/3/0 (waiting)"
     );
     let tables = markdown(&results);
-    assert!(
-        tables.contains("Not compared: MTI-Net without TIM (missing: no-tim/3/0 (waiting))."),
-        "{tables}"
-    );
+    assert!(tables.contains("Not compared: no-tim (missing: no-tim/3/0 (waiting))."), "{tables}");
 
     let reference = compared(&spec("\"mti-net\", \"unet\"", "5"), &["mti-net/0/0"]);
     assert_eq!(summary_json(&reference)["comparisons"], serde_json::json!([]));
-    assert!(markdown(&reference).contains("Not compared: U-Net (missing: mti-net/0/0 (waiting))"));
+    assert!(markdown(&reference).contains("Not compared: unet (missing: mti-net/0/0 (waiting))"));
 }
 
 #[test]
