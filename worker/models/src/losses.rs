@@ -107,11 +107,11 @@ impl Objective {
         let floats = |t: &Option<Tensor>| t.as_ref().map(|t| rows(t).to_kind(Kind::Float));
         let (curve, cls) = (floats(&outputs.curve), floats(&outputs.cls));
         let (true_curve, class) = (rows(targets.curve), rows(targets.class));
-        let curve_error = |curve: &Tensor| reduced((curve - &true_curve).abs(), *reg_reduce);
+        let curve_error = |curve: &Tensor| reduced(&(curve - &true_curve).abs(), *reg_reduce);
         let mut terms = [const { None }; 4];
         terms[0] = match (floats(&outputs.map), &curve) {
             (Some(map), _) => {
-                sum.add(w.reg, || reduced(map_error(&map, &rows(x), &rows(targets.mask)), *reg_reduce))
+                sum.add(w.reg, || reduced(&map_error(&map, &rows(x), &rows(targets.mask)), *reg_reduce))
             }
             (None, Some(curve)) => sum.add(w.reg, || curve_error(curve)),
             (None, None) => None,
@@ -199,7 +199,7 @@ fn soft_dice(prob: &Tensor, mask: &Tensor) -> Tensor {
 }
 
 /// Absolute errors [T, phases] as one number.
-fn reduced(error: Tensor, reduce: RegReduce) -> Tensor {
+fn reduced(error: &Tensor, reduce: RegReduce) -> Tensor {
     match reduce {
         RegReduce::Mean => error.mean(None),
         RegReduce::Sum => error.sum_dim_intlist(1, false, Kind::Float).mean(None),
