@@ -156,7 +156,7 @@ fn bland_altman(phase: &str, pairs: &[Pair<'_>]) -> Panel {
     let (Some(x), Some(y), Some(stats)) = (x, y, stats) else {
         return words_panel(&title, "no finite value");
     };
-    let mut plot = Plot::new(&title, x, y);
+    let mut plot = Plot::with_margin(&title, x, y, 66.0);
     plot.level(0.0, IDENTITY);
     level(&mut plot, stats.mean, BIAS, "bias");
     let mut words = format!("{title}: bias {}", signed(stats.mean));
@@ -165,7 +165,6 @@ fn bland_altman(phase: &str, pairs: &[Pair<'_>]) -> Panel {
         level(&mut plot, low, LIMITS, "-1.96 SD");
         words.push_str(&format!(", limits of agreement {} to {}", signed(low), signed(high)));
     }
-    // Points come last: words may be hidden by them, never the other way round.
     points(&mut plot, pairs, |pair| (pair.mean(), pair.difference()));
     if let Some((low, high)) = limits {
         for pair in pairs.iter().filter(|pair| !(low..=high).contains(&pair.difference())) {
@@ -175,14 +174,14 @@ fn bland_altman(phase: &str, pairs: &[Pair<'_>]) -> Panel {
     plot.finish(&words)
 }
 
-/// A horizontal line with its name and value at its right end.
+/// A horizontal line with its name and value beside its right end, where no point lies.
 fn level(plot: &mut Plot, value: f64, stroke: Stroke, name: &str) {
     plot.level(value, stroke);
     let (_, y) = plot.at((0.0, value));
-    let text = format!("{name} {}", signed(value));
-    let font = Font { size: 11.0, bold: true, paint: Paint::Ink };
-    let right = plot.right() - 2.0;
-    plot.svg.text((right, y - 4.0), Anchor::End, font, &text);
+    let left = plot.right() + 5.0;
+    let bold = Font { size: 11.0, bold: true, paint: Paint::Ink };
+    plot.svg.text((left, y - 3.0), Anchor::Start, Font::SMALL, name);
+    plot.svg.text((left, y + 10.0), Anchor::Start, bold, &signed(value));
 }
 
 /// A larger area around a point, over which the pointer shows the subject.

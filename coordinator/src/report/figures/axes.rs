@@ -74,6 +74,11 @@ pub(super) struct Plot {
 
 impl Plot {
     pub(super) fn new(title: &str, x: Axis, y: Axis) -> Self {
+        Self::with_margin(title, x, y, 22.0)
+    }
+
+    /// With so much room on the right of the drawing area.
+    pub(super) fn with_margin(title: &str, x: Axis, y: Axis, margin: f64) -> Self {
         let widest = y.ticks.iter().map(|(_, text)| Font::SMALL.width(text)).fold(0.0, f64::max);
         let mut plot = Self {
             svg: Svg::default(),
@@ -82,7 +87,7 @@ impl Plot {
             y,
             left: 30.0 + widest,
             top: 30.0,
-            right: SIZE.0 - 22.0,
+            right: SIZE.0 - margin,
             bottom: SIZE.1 - 44.0,
         };
         plot.frame();
@@ -158,8 +163,9 @@ impl Plot {
 pub(super) fn words_panel(title: &str, words: &str) -> Panel {
     let mut svg = Svg::default();
     svg.text((4.0, 16.0), Anchor::Start, Font::TITLE, title);
-    for (place, line) in Font::NORMAL.wrap(words, SIZE.0 - 20.0, 12).iter().enumerate() {
-        svg.text((4.0, 44.0 + 17.0 * place as f64), Anchor::Start, Font::NORMAL, line);
+    let lines = Font::NORMAL.wrap(words, SIZE.0 - 20.0, 12);
+    for (place, line) in lines.iter().enumerate() {
+        svg.text((4.0, 40.0 + 17.0 * place as f64), Anchor::Start, Font::NORMAL, line);
     }
-    svg.panel(SIZE, &format!("{title}: {words}"))
+    svg.panel((SIZE.0, 40.0 + 17.0 * lines.len() as f64), &format!("{title}: {words}"))
 }

@@ -2,6 +2,7 @@
 
 use mtinet_domain::Arm;
 
+use super::axes::words_panel;
 use super::palette::{Paint, Stroke, ramp};
 use super::svg::{Anchor, Font, Panel, Svg};
 use super::{Figure, Group, missing};
@@ -47,6 +48,11 @@ fn counts(results: &StudyResults, arm: Arm) -> Vec<Vec<u64>> {
 fn panel(results: &StudyResults, arm: Arm) -> Panel {
     let classes = &results.dataset.classes;
     let counts = counts(results, arm);
+    let gaps = missing(results, |key| key.arm == arm);
+    if counts.iter().flatten().all(|&count| count == 0) {
+        let words = if gaps.is_empty() { "no slice with tumour".to_owned() } else { gaps.join(", ") };
+        return words_panel(arm.label(), &format!("no matrix; missing: {words}"));
+    }
     let widest = classes.iter().map(|class| Font::NORMAL.width(class)).fold(0.0, f64::max);
     let (left, top) = (widest.min(150.0) + 34.0, 64.0);
     let side = ((342.0 - left) / classes.len().max(1) as f64).clamp(40.0, 90.0);
@@ -65,16 +71,15 @@ fn panel(results: &StudyResults, arm: Arm) -> Panel {
         svg.text((column, 56.0), Anchor::Middle, Font::NORMAL, &shortened(class, side + 6.0));
         let all: u64 = counts[row].iter().sum();
         for (column, &count) in counts[row].iter().enumerate() {
-            let share = if all == 0 { 0.0 } else { count as f64 / all as f64 };
+            let share = (all > 0).then(|| count as f64 / all as f64);
             cell(&mut svg, (left + side * column as f64, top + side * row as f64), side, share, count);
-            words.push(format!("{class} called {}: {:.1} % ({count})", classes[column], share * 100.0));
+            words.push(format!("{class} called {}: {} ({count})", classes[column], percent(share)));
         }
     }
     let (trials, done) = (results.of_arm(arm).count(), {
         let summaries = results.of_arm(arm).filter_map(|trial| trial.summary());
         summaries.filter(|summary| summary.confusion.is_some()).count()
     });
-    let gaps = missing(results, |key| key.arm == arm);
     let beneath = if gaps.is_empty() {
         format!("{done} of {trials} trials")
     } else {
@@ -86,16 +91,21 @@ fn panel(results: &StudyResults, arm: Arm) -> Panel {
     svg.panel(size, &format!("{}: {}. {beneath}", arm.label(), words.join("; ")))
 }
 
-fn cell(svg: &mut Svg, (x, y): (f64, f64), side: f64, share: f64, count: u64) {
-    let (fill, text) = ramp(share);
+fn cell(svg: &mut Svg, (x, y): (f64, f64), side: f64, share: Option<f64>, count: u64) {
+    let (fill, text) = ramp(share.unwrap_or(0.0));
     svg.rectangle((x, y), (side, side), &fill);
     let corners = [(x, y), (x + side, y), (x + side, y + side), (x, y + side), (x, y)];
     svg.polyline(&corners, Stroke::solid(Paint::Soft, 0.8));
     let middle = (x + side / 2.0, y + side / 2.0);
     let large = Font { size: if side < 60.0 { 12.0 } else { 15.0 }, bold: true, paint: Paint::Fixed(text) };
-    svg.text((middle.0, middle.1), Anchor::Middle, large, &format!("{:.1} %", share * 100.0));
+    svg.text((middle.0, middle.1), Anchor::Middle, large, &percent(share));
     let small = Font { size: 11.0, bold: false, paint: Paint::Fixed(text) };
     svg.text((middle.0, middle.1 + 17.0), Anchor::Middle, small, &count.to_string());
+}
+
+/// A class without a slice has no share.
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
 }
 
 fn shortened(text: &str, width: f64) -> String {

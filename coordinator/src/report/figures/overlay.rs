@@ -17,7 +17,7 @@ const ABLATION: [Arm; 6] = [Arm::NoMdief, Arm::NoSpe, Arm::NoSpa, Arm::NoTim, Ar
 const SYNERGY: [Arm; 4] = [Arm::SegOnly, Arm::SegReg, Arm::SegCls, Arm::MtiNet];
 
 /// Side of a cell.
-const CELL: f64 = 128.0;
+const CELL: f64 = 121.0;
 const GAP: f64 = 6.0;
 const LEFT: f64 = 104.0;
 const LINE: f64 = 13.0;

@@ -111,8 +111,9 @@ fn agreement_has_bias_and_limits_in_numbers() {
     assert_eq!(rows[2][..5], ["pv", "10", "+2.0", "1.5", "-0.9 to +4.9"].map(str::to_owned));
     assert_eq!(rows[2][5], "2.0");
     let texts = texts(figure);
-    assert!(texts.contains(&"bias +2.0".to_owned()), "{texts:?}");
-    assert!(texts.contains(&"+1.96 SD +4.9".to_owned()), "{texts:?}");
+    for text in ["bias", "+2.0", "+1.96 SD", "+4.9", "-1.96 SD", "-0.9"] {
+        assert!(texts.contains(&text.to_owned()), "{text}: {texts:?}");
+    }
     assert!(groups.iter().flat_map(|group| &group.figures).all(|f| f.name != "agreement-unet"));
     let curves = texts_of(&groups, "enhancement-curves");
     assert!(curves.contains(&"mti-net: hemangioma (n = 5)".to_owned()), "{curves:?}");

@@ -97,3 +97,62 @@ fn the_page_has_the_documents_tables_with_gaps_marked_and_every_figure() {
     }
     assert!(text(all(&html, "#provenance")[0]).contains(&results.spec_hash));
 }
+
+/// Every measurement that a training of 100 epochs reports, with every term that any arm has.
+fn long_training(trial: TrialKey) -> Event {
+    let record = |scope, step: u64, names: &[&str]| MetricRecord {
+        scope,
+        step,
+        epoch: 1,
+        train_seconds: 1.0,
+        values: names.iter().map(|&name| (name.to_owned(), 1.0 / step as f64 + 0.123_456)).collect(),
+    };
+    let losses = ["adv", "cls", "disc", "loss", "reg", "seg", "tim"];
+    let records = (1..=400).flat_map(|epoch| {
+        let step = epoch * 119;
+        let held_out = record(MetricScope::HeldOut, step, &["accuracy", "dsc", "iou", "mae"]);
+        [record(MetricScope::Epoch, step, &losses), held_out]
+    });
+    Event::Metrics {
+        trial,
+        attempt: AttemptNumber(1),
+        report: ReportId { worker: WorkerId("w0".into()), seq: 50 },
+        records: records.collect(),
+    }
+}
+
+#[test]
+fn a_page_of_the_whole_paper_leaves_room_for_images_below_ten_megabytes() {
+    let arms: Vec<String> =
+        Arm::ALL.iter().filter(|arm| arm.is_available()).map(|arm| format!("\"{arm}\"")).collect();
+    let spec = spec(&arms.join(", "), "5");
+    let subjects = |trial: TrialKey| {
+        let mut all = evaluation(trial.arm, trial.fold, 0.0);
+        all.slices = (0..48_u32)
+            .flat_map(|subject| {
+                let of_fold = evaluation(trial.arm, trial.fold, f64::from(subject)).slices;
+                of_fold
+                    .into_iter()
+                    .map(move |slice| SliceResult { subject: format!("{}{subject}", slice.subject), ..slice })
+            })
+            .collect();
+        all
+    };
+    let mut log = Log::new(&spec);
+    for trial in spec.trials() {
+        log.started(trial, 1);
+        log.push(long_training(trial));
+        log.evaluated(trial, 1, subjects(trial).summary());
+        log.ended(trial, 1, AttemptEnd::Completed);
+    }
+    let mut results = StudyResults::from_events(&log.0).unwrap();
+    for trial in spec.trials() {
+        results.set_evaluation(trial, subjects(trial));
+    }
+    let groups = figures(&results, &Pictures::default());
+    let page = page(&results, &document(&results, Options::default()), &groups);
+    println!("{} trials: a page of {:.1} MB without images", results.trials.len(), page.len() as f64 / 1e6);
+    // Three segmentation figures of six subjects, each with two images of at most 256 x 256 grey values in base64.
+    let images = 3 * 6 * 2 * 256 * 256 * 4 / 3;
+    assert!(page.len() + images < 10_000_000, "{}", page.len());
+}
