@@ -33,7 +33,7 @@ impl EiDdpm {
         let path = |vs: &nn::Path| (Denoiser::new(vs, base), Evidence::new(vs));
         Self {
             paths: phase_paths(vs, image.phases).iter().map(path).collect(),
-            schedule: Schedule::new(),
+            schedule: Schedule::new(cfg.ddim_clip),
             levels: schedule::levels(cfg.ddim_steps),
             ensemble: cfg.ensemble,
             size: image.size as i64,

@@ -48,6 +48,8 @@ fn ei_ddpm_agrees_with_pytorch() {
     assert!((&seg - theirs).abs().max().double_value(&[]) < 1e-4 * theirs.abs().max().double_value(&[]));
     comparison.compared += 1;
     comparison.check("sampled", &tch::no_grad(|| network.sample(&x, &noise)));
+    let (_vs, unclipped) = hashed_network(&ModelConfig { ddim_clip: false, ..cfg.clone() });
+    comparison.check("sampled_unclipped", &tch::no_grad(|| unclipped.sample(&x, &noise)));
 
     let mask = mask();
     let nothing = Tensor::zeros([0], (Kind::Int64, Device::Cpu));
