@@ -208,12 +208,20 @@ impl Fold {
         if let Event::StudyFinished { outcome } = &recorded.event {
             results.outcome = Some(*outcome);
             results.finished_ms = Some(recorded.time_ms);
-            if *outcome == StudyOutcome::Cancelled {
-                for trial in &mut results.trials {
-                    if matches!(trial.outcome, TrialOutcome::Waiting | TrialOutcome::Running) {
-                        trial.outcome = TrialOutcome::Cancelled;
-                    }
+            // Whatever neither finished nor failed was cancelled, by itself or with the study.
+            for trial in &mut results.trials {
+                if matches!(trial.outcome, TrialOutcome::Waiting | TrialOutcome::Running) {
+                    trial.outcome = TrialOutcome::Cancelled;
                 }
+            }
+            return;
+        }
+        if let Event::TrialsRetried { trials, .. } = &recorded.event {
+            results.outcome = None;
+            results.finished_ms = None;
+            for place in trials.iter().filter_map(|key| self.place.get(key)) {
+                results.trials[*place].outcome = TrialOutcome::Waiting;
+                results.trials[*place].failures = 0;
             }
             return;
         }
@@ -262,7 +270,11 @@ impl Fold {
             }
             AttemptEnd::Failed(_) => trial.failures += 1,
             AttemptEnd::WorkerLost { .. } => trial.workers_lost += 1,
-            AttemptEnd::Cancelled => {}
+            AttemptEnd::Cancelled
+            | AttemptEnd::Paused
+            | AttemptEnd::Drained { .. }
+            | AttemptEnd::Unfit { .. }
+            | AttemptEnd::Widened => {}
         }
         trial.outcome = match end {
             AttemptEnd::Cancelled => TrialOutcome::Cancelled,
