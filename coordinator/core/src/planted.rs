@@ -1,7 +1,7 @@
 //! Bugs that can be planted, to see that the simulator finds them.
 //!
 //! Only in builds with `--cfg mtinet_mutations`, which no feature and no target of the workspace sets: in all others
-//! [`planted!`] is the constant `false`, and the type does not exist.
+//! `planted!` is never true, and the type does not exist.
 
 /// Whether a bug is planted in this core.
 #[cfg(mtinet_mutations)]
@@ -15,8 +15,14 @@ macro_rules! planted {
 #[cfg(not(mtinet_mutations))]
 macro_rules! planted {
     ($core:expr, $bug:ident) => {
-        false
+        $crate::planted::never()
     };
+}
+
+/// No bug is planted.
+#[cfg(not(mtinet_mutations))]
+pub(crate) const fn never() -> bool {
+    false
 }
 
 /// A bug that can be planted.

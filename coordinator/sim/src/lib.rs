@@ -27,6 +27,32 @@
 //! - **Liveness**: once faults stop, every study ends, every process is over and every slot is free.
 //! - `Core::sanity_check`.
 //!
+//! # What it would find
+//!
+//! `make simulate` also plants these bugs in the core, one at a time, and each must be found
+//! (`mtinet_core::Bug`, in builds with `--cfg mtinet_mutations` alone). In brackets what finds it.
+//!
+//! | bug | found by |
+//! | --- | --- |
+//! | keeps the slot of a rank that exited | liveness: slots are held at the end |
+//! | uses slots of workers that are only away | `sanity_check`: a live rank does not hold its slot |
+//! | restarts before the peers have stopped | free slots and a trial that waits; two attempts at once |
+//! | takes reports twice | recorded once |
+//! | takes reports of former attempts for the present one's | recorded as said |
+//! | acknowledges too much | acknowledged is recorded |
+//! | starts gangs in part | a gang starts whole |
+//! | forgets start commands that were lost | commands arrive |
+//! | forgets stop commands that were lost | commands arrive |
+//! | restarts instead of adopting | no worker is given up before the grace is over |
+//! | never ends retry pauses | liveness |
+//! | counts lost workers as failures | losing a worker is no failure |
+//! | forgets resumed studies | none waits for slots that are free |
+//! | forgets checkpoints | goes on from the newest checkpoint |
+//! | places on drained workers | nothing starts there |
+//! | sets workers aside at once | set aside after three failures, never the last |
+//! | revives cancelled trials | nothing starts for a cancelled trial |
+//! | does not record pauses | the live state is what the log gives |
+//!
 //! What is not simulated: the store's own faults (it is SQLite's to be atomic), and corrupted messages.
 #![warn(missing_docs)]
 
@@ -66,7 +92,8 @@ pub fn config() -> CoreConfig {
         start_limit_ms: 15_000,
         stall_limit_ms: 25_000,
         widen_after_ms: 2000,
-        ..CoreConfig::default()
+        #[cfg(mtinet_mutations)]
+        planted: None,
     }
 }
 

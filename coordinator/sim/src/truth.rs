@@ -208,7 +208,7 @@ impl World<'_> {
             return Ok(());
         }
         let mut needed = BTreeSet::new();
-        for (_, trial) in self.coordinator.core.studies().flat_map(|study| study.trials()) {
+        for (_, trial) in self.coordinator.core.studies().flat_map(mtinet_core::Study::trials) {
             let checkpoints = trial.latest.iter().chain(&trial.previous);
             needed.extend(checkpoints.map(|checkpoint| &checkpoint.artifact.blake3));
             needed.extend(trial.outputs.iter().map(|outputs| &outputs.evaluation.blake3));

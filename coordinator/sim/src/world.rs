@@ -157,7 +157,7 @@ impl<'a> World<'a> {
             }
             Item::Closed(session) => {
                 let worker = self.agents[self.sessions[session as usize].agent].id.clone();
-                self.tell_coordinator(Some((worker, session)), Input::Closed)
+                self.tell_coordinator(Some(&(worker, session)), Input::Closed)
             }
             Item::Reconnect(agent) => {
                 self.reconnect(agent);
@@ -214,7 +214,7 @@ impl<'a> World<'a> {
     }
 
     /// Hands an input to the coordinator, lets out what comes of it, and checks everything.
-    pub fn tell_coordinator(&mut self, from: Option<(WorkerId, u64)>, input: Input) -> Checked {
+    pub fn tell_coordinator(&mut self, from: Option<&(WorkerId, u64)>, input: Input) -> Checked {
         if !self.coordinator.up {
             return Ok(());
         }
@@ -222,7 +222,7 @@ impl<'a> World<'a> {
         let quiet = matches!(input, Input::Heartbeat);
         if !quiet && !matches!(input, Input::Tick) {
             self.say(|| {
-                let from = from.as_ref().map(|(worker, session)| format!(" of {worker} session {session}"));
+                let from = from.map(|(worker, session)| format!(" of {worker} session {session}"));
                 format!("-> {input:?}{}", from.unwrap_or_default())
             });
         }
@@ -234,9 +234,9 @@ impl<'a> World<'a> {
             }
             None => None,
         };
-        self.note_heard(from.as_ref(), &input);
+        self.note_heard(from, &input);
         let now = self.now;
-        let source = from.as_ref().map(|(worker, session)| (worker, *session));
+        let source = from.map(|(worker, session)| (worker, *session));
         let outcome = self.coordinator.round(now, source, input, crash);
         if outcome.crashed {
             self.crash = None;
@@ -358,7 +358,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         let worker = self.agents[state.agent].id.clone();
-        self.tell_coordinator(Some((worker, session)), input)
+        self.tell_coordinator(Some(&(worker, session)), input)
     }
 
     fn on_down(&mut self, session: u64, word: Word) -> Checked {
