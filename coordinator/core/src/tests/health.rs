@@ -131,7 +131,8 @@ fn where_ranks_wait_in_vain_the_one_that_had_to_be_killed_is_the_cause() {
     let hung = env.at(head, 1).0;
     let words = "all_reduce: no answer from a peer in time: Timed out waiting 600000ms";
     env.rank_fails(head, 0, ProcessExit::Code(1), words);
-    assert!(matches!(env.agents[&hung].told.last(), Some(Command::StopAttempt { grace_ms: 1.., .. })));
+    let patient = |command: &Command| matches!(command, Command::StopAttempt { grace_ms: 1.., .. });
+    assert!(env.agents[&hung].told.iter().any(patient), "time to say the same: {:?}", env.agents[&hung].told);
     let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
     assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::Signal(9)));
     assert!(cause.message.contains("did not arrive") && cause.message.contains(words), "{}", cause.message);
