@@ -53,3 +53,11 @@ install: build
 
 clean:
 	rm -rf target .libtorch runs/demo
+
+# The scheduler under ten thousand fleets with faults, then with bugs planted in it, each of which must be found. The bugs
+# exist only with this cfg, which no feature and no other target sets, hence the target directory of its own.
+SEEDS ?= 0..10000
+.PHONY: simulate
+simulate:
+	$(CARGO) run $(PROFILE) -p mtinet-sim -- --seeds $(SEEDS)
+	RUSTFLAGS="--cfg mtinet_mutations" $(CARGO) test $(PROFILE) -p mtinet-sim --test planted --target-dir target/planted -- --nocapture

@@ -50,7 +50,7 @@ impl Core {
                 }
                 self.fold_attempt(id, event);
             }
-            _ => self.fold_trial(id, event),
+            _ => self.fold_trial(id, time_ms, event),
         }
         if let Some(trial) = self.trial(id).filter(|_| refers) {
             let now_needed = trial.artifacts();
@@ -77,7 +77,20 @@ impl Core {
         }
         let study = self.studies.get_mut(&id).ok_or("there is no such study")?;
         match event {
-            Event::StudyCancelled {} => {
+            Event::StudyPaused { .. } => study.paused = true,
+            Event::StudyResumed { .. } => {
+                study.paused = false;
+                self.undecided |= !planted!(self, ForgetsResumedStudies);
+            }
+            Event::TrialsRetried { trials, .. } => {
+                study.outcome = None;
+                study.cancelled = false;
+                self.active.insert(id);
+                for key in trials {
+                    self.fold_retried(TrialId { study: id, key: *key });
+                }
+            }
+            Event::StudyCancelled { .. } => {
                 study.cancelled = true;
                 let waiting: Vec<TrialKey> = study
                     .trials()
@@ -100,13 +113,24 @@ impl Core {
         }
         self.active.remove(&id);
         self.waits.remove(&id);
+        self.forget_faults(id);
     }
 
     /// Events that begin an attempt or end a trial.
-    fn fold_trial(&mut self, id: TrialId, event: &Event) {
+    fn fold_trial(&mut self, id: TrialId, time_ms: u64, event: &Event) {
         match event {
             Event::AttemptStarted { attempt, placements, resume, .. } => {
-                self.fold_started(id, *attempt, placements, resume.as_ref());
+                self.fold_started(id, time_ms, *attempt, placements, resume.as_ref());
+                let id = AttemptId { trial: id, number: *attempt };
+                self.watch(time_ms, id);
+                self.note_narrow(time_ms, id);
+            }
+            Event::TrialCancelled { .. } => {
+                let Some(trial) = self.trial_mut(id) else { return };
+                trial.cancelled = true;
+                if matches!(trial.state, TrialState::Waiting { .. }) {
+                    self.set_state(id, TrialState::Cancelled);
+                }
             }
             Event::TrialFailed { reason, .. } => {
                 self.set_state(id, TrialState::Failed { reason: reason.clone() });
@@ -118,6 +142,7 @@ impl Core {
     fn fold_started(
         &mut self,
         id: TrialId,
+        time_ms: u64,
         attempt: AttemptNumber,
         placements: &[Placement],
         resume: Option<&CheckpointRef>,
@@ -129,8 +154,11 @@ impl Core {
         trial.attempts = attempt.0;
         // Steps after the checkpoint are done again.
         trial.step = resume.map_or(0, |checkpoint| checkpoint.step);
-        let starting =
-            |placement: &Placement| RankState { placement: placement.clone(), phase: Phase::Starting };
+        let starting = |placement: &Placement| RankState {
+            placement: placement.clone(),
+            phase: Phase::Starting,
+            exit: None,
+        };
         let gang = Gang {
             attempt,
             ranks: placements.iter().map(starting).collect(),
@@ -138,6 +166,8 @@ impl Core {
             fallback: trial.previous.clone().filter(|_| resume.is_some()),
             rendezvous: None,
             evaluated: false,
+            begun_ms: time_ms,
+            heard_ms: time_ms,
         };
         self.set_state(id, TrialState::Running { gang });
     }
@@ -180,6 +210,10 @@ impl Core {
                     trial.step = trial.step.max(*step);
                 }
                 let finished = *finished && *exit == ProcessExit::Code(0);
+                let gang = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut());
+                if let Some(rank) = gang.and_then(|gang| gang.ranks.get_mut(rank.0 as usize)) {
+                    rank.exit = Some(*exit);
+                }
                 self.end_rank(id, *rank, Phase::Exited { finished });
             }
             Event::RankLost { rank, .. } => self.end_rank(id, *rank, Phase::Lost),
@@ -199,16 +233,28 @@ impl Core {
 
     fn fold_ended(&mut self, id: AttemptId, end: &AttemptEnd, retry_at_ms: Option<u64>) {
         let cancelled = self.study(id.trial.study).is_some_and(|study| study.cancelled);
+        let revives = planted!(self, RevivesCancelledTrials);
+        let failed_on = match end {
+            AttemptEnd::Failed(cause) => self.worker_of(id, cause.rank),
+            AttemptEnd::Unfit { worker, .. } => Some(worker.clone()),
+            _ => None,
+        };
         let Some(trial) = self.trial_mut(id.trial) else { return };
-        if let AttemptEnd::Failed(cause) = end {
-            trial.failures += 1;
+        let cancelled = cancelled || trial.cancelled && !revives;
+        if let AttemptEnd::Failed(cause) | AttemptEnd::Unfit { cause, .. } = end {
+            trial.failures += u32::from(matches!(end, AttemptEnd::Failed(_)));
             trial.last_failure = Some(cause.clone());
+            let not_there = matches!(end, AttemptEnd::Unfit { .. }) || cause.exit == ProcessExit::NotStarted;
+            trial.avoids.extend(failed_on.clone().filter(|_| not_there));
+            trial.failed_on.extend(failed_on.clone());
+            trial.last_failed_on = failed_on;
         }
         let next = match end {
             AttemptEnd::Completed => {
                 // The weights are kept; nothing goes on from here.
                 trial.latest = None;
                 trial.previous = None;
+                trial.forget_failures();
                 TrialState::Done
             }
             AttemptEnd::Cancelled => TrialState::Cancelled,
@@ -216,6 +262,16 @@ impl Core {
             _ => TrialState::Waiting { not_before_ms: retry_at_ms.unwrap_or(0) },
         };
         self.set_state(id.trial, next);
+    }
+
+    fn fold_retried(&mut self, id: TrialId) {
+        if let Some(trial) = self.trial_mut(id) {
+            trial.failures = 0;
+            trial.last_failure = None;
+            trial.cancelled = false;
+            trial.forget_failures();
+            self.set_state(id, TrialState::Waiting { not_before_ms: 0 });
+        }
     }
 
     /// A measurement or a checkpoint can only come from a gang whose ranks have all met.
@@ -240,7 +296,8 @@ impl Core {
     fn end_rank(&mut self, id: AttemptId, rank: Rank, phase: Phase) {
         self.set_phase(id, rank, phase);
         let placement = self.gang(id).and_then(|gang| Some(gang.rank(rank)?.placement.clone()));
-        if let Some(placement) = placement {
+        let keeps = planted!(self, KeepsSlotOfExitedRank) && matches!(phase, Phase::Exited { .. });
+        if let Some(placement) = placement.filter(|_| !keeps) {
             self.pool.release(&placement.worker, placement.slot, id, rank);
             self.undecided = true;
         }
@@ -272,7 +329,8 @@ impl Core {
             }
         }
         trial.state = state;
-        study.open -= u32::from(was_open && trial.status().is_final());
+        let is_open = !trial.status().is_final();
+        study.open = study.open + u32::from(is_open && !was_open) - u32::from(was_open && !is_open);
         self.undecided = true;
     }
 
@@ -287,7 +345,8 @@ impl Core {
                 self.pool.forget(&id);
                 continue;
             }
-            let deadline = now_ms + self.config.adoption_grace_ms;
+            let adopts = !planted!(self, RestartsInsteadOfAdopting);
+            let deadline = now_ms + if adopts { self.config.adoption_grace_ms } else { 0 };
             self.pool.change(&id, |worker| {
                 worker.link = Link::Away;
                 worker.heard_ms = now_ms;
@@ -295,6 +354,16 @@ impl Core {
                 // Slots that hold nothing may be gone; Hello tells.
                 worker.slots.retain(|_, slot| slot.held.is_some());
             });
+            self.mark_worker(&id);
+        }
+        let running: Vec<AttemptId> = self.current_attempts().map(|(id, _, _)| id).collect();
+        (self.watched, self.narrow) = Default::default();
+        for id in running {
+            if let Some(gang) = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut()) {
+                (gang.begun_ms, gang.heard_ms) = (now_ms, now_ms);
+            }
+            self.watch(now_ms, id);
+            self.note_narrow(now_ms, id);
         }
         self.last_tick_ms = None;
         self.undecided = true;

@@ -5,7 +5,7 @@
 //! What it leaves to its driver:
 //!
 //! - the clock: every handler takes `now_ms`, milliseconds since the Unix epoch;
-//! - durability: `Effects::record` must be stored before anything of `Effects::send` is sent and before a report is
+//! - durability: `Effects::fleet` and `Effects::record` must be stored before anything of `Effects::send` is sent and before a report is
 //!   acknowledged;
 //! - delivery: commands to a worker without a session are dropped. [`Core::on_worker_connected`] says again whatever
 //!   still counts, so a driver may cut a session at any time and lose nothing.
@@ -13,11 +13,16 @@
 //! There is no tokio, tonic, disk, clock or randomness here, on purpose.
 #![warn(missing_docs)]
 
+#[macro_use]
+mod planted;
+
 mod artifacts;
 mod effects;
+mod explain;
 mod fact;
 mod fold;
 mod handlers;
+mod health;
 mod pool;
 mod reason;
 mod retry;
@@ -26,13 +31,18 @@ mod schedule;
 mod state;
 mod study;
 mod trial;
+mod widen;
 
 #[cfg(test)]
 mod tests;
 
 pub use effects::{Command, Effects};
+pub use explain::Explanation;
 pub use fact::{Fact, Hello, Report, RunningRank, Slot};
 pub use fold::FoldError;
+pub use handlers::request::{Refusal, Request};
+#[cfg(mtinet_mutations)]
+pub use planted::Bug;
 pub use pool::{DeviceKind, Held, Link, SlotState, Worker};
 pub use reason::WaitReason;
 pub use state::{Core, CoreConfig, Durable};

@@ -49,6 +49,10 @@ pub struct Worker {
     pub slots: BTreeMap<SlotIndex, SlotState>,
     /// Highest number among its reports so far.
     pub seen_seq: u64,
+    /// A person asked that it gets no trials.
+    pub drained: bool,
+    /// Why it gets no trials, where attempts kept failing on it.
+    pub set_aside: Option<String>,
 }
 
 /// Whether a worker can be talked to.
@@ -89,7 +93,20 @@ impl Worker {
             deadline_ms: u64::MAX,
             slots: BTreeMap::new(),
             seen_seq: 0,
+            drained: false,
+            set_aside: None,
         }
+    }
+
+    /// Whether it may be given trials when it is there.
+    pub fn is_usable(&self) -> bool {
+        self.link != Link::Lost && !self.drained && self.set_aside.is_none()
+    }
+
+    /// Slots that may be given trials: all of them, or those that are free now.
+    fn offers(&self, kind: DeviceKind, only_free: bool) -> u32 {
+        let ready = self.link == Link::Ready || !only_free;
+        if self.is_usable() && ready { self.count(kind, only_free) } else { 0 }
     }
 
     fn count(&self, kind: DeviceKind, only_free: bool) -> u32 {
@@ -103,21 +120,31 @@ impl Worker {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool {
     workers: BTreeMap<WorkerId, Worker>,
+    tally: Tally,
     kinds: BTreeMap<DeviceKind, Kind>,
+}
+
+/// How many workers are not lost, and how many of those get no trials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub known: u32,
+    pub usable: u32,
+    pub drained: u32,
+    pub set_aside: u32,
 }
 
 /// The slots of one kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Kind {
-    /// Ready workers with free slots, by how many.
+    /// Ready workers that may be given trials and have free slots, by how many.
     by_free: BTreeSet<(u32, WorkerId)>,
-    /// Free slots of ready workers.
+    /// Free slots of these workers.
     free: u32,
-    /// Slots of all workers that are not lost.
+    /// Slots of all workers that may be given trials, those that are away included.
     total: u32,
 }
 
-const KINDS: [DeviceKind; 2] = [DeviceKind::Cpu, DeviceKind::Cuda];
+pub(crate) const KINDS: [DeviceKind; 2] = [DeviceKind::Cpu, DeviceKind::Cuda];
 
 impl Pool {
     pub(crate) fn workers(&self) -> &BTreeMap<WorkerId, Worker> {
@@ -128,31 +155,60 @@ impl Pool {
         self.workers.get(id)
     }
 
-    /// Free slots of a kind on ready workers.
+    /// Free slots of a kind on ready workers that may be given trials.
     pub(crate) fn free(&self, kind: DeviceKind) -> u32 {
         self.kinds.get(&kind).map_or(0, |kind| kind.free)
     }
 
-    /// Slots of a kind on workers that are not lost.
+    /// Slots of a kind on workers that may be given trials, when they are there.
     pub(crate) fn total(&self, kind: DeviceKind) -> u32 {
         self.kinds.get(&kind).map_or(0, |kind| kind.total)
     }
 
-    /// Whether any worker is not lost.
-    pub(crate) fn any_known(&self) -> bool {
-        self.workers.values().any(|worker| worker.link != Link::Lost)
+    /// How many workers there are.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Free slots of a kind on workers of a choice.
+    pub(crate) fn free_among(&self, kind: DeviceKind, choice: Choice<'_>) -> u32 {
+        choice.count(self.free(kind), |id| self.offered(id, kind, true))
+    }
+
+    /// Slots of a kind on workers of a choice, when they are there.
+    pub(crate) fn total_among(&self, kind: DeviceKind, choice: Choice<'_>) -> u32 {
+        choice.count(self.total(kind), |id| self.offered(id, kind, false))
+    }
+
+    fn offered(&self, id: &WorkerId, kind: DeviceKind, only_free: bool) -> u32 {
+        self.workers.get(id).map_or(0, |worker| worker.offers(kind, only_free))
+    }
+
+    /// Whether no other worker that may be given trials has slots of a kind that this one has.
+    pub(crate) fn is_last_of_a_kind(&self, id: &WorkerId) -> bool {
+        KINDS.iter().any(|kind| {
+            let own = self.offered(id, *kind, false);
+            own > 0 && own == self.total(*kind)
+        })
     }
 
     /// Changes a worker (a new one where it is unknown) and keeps the index right.
     pub(crate) fn change<T>(&mut self, id: &WorkerId, change: impl FnOnce(&mut Worker) -> T) -> T {
-        let worker = self.workers.entry(id.clone()).or_insert_with(Worker::new);
+        let tally = &mut self.tally;
+        let worker = self.workers.entry(id.clone()).or_insert_with(|| {
+            let worker = Worker::new();
+            tally.add(&worker);
+            worker
+        });
         for kind in KINDS {
             self.kinds.entry(kind).or_default().remove(id, worker, kind);
         }
+        self.tally.remove(worker);
         let result = change(worker);
         for kind in KINDS {
             self.kinds.entry(kind).or_default().add(id, worker, kind);
         }
+        self.tally.add(worker);
         result
     }
 
@@ -166,7 +222,10 @@ impl Pool {
     }
 
     pub(crate) fn forget(&mut self, id: &WorkerId) {
-        self.change(id, |worker| worker.slots.clear());
+        self.change(id, |worker| {
+            worker.slots.clear();
+            worker.link = Link::Lost;
+        });
         self.workers.remove(id);
     }
 
@@ -200,15 +259,18 @@ impl Pool {
     }
 
     /// Places of `count` free slots of a kind, on as few workers as possible: the fullest worker that can take all,
-    /// else the emptiest ones first. `None` where fewer are free.
-    pub(crate) fn place(&self, kind: DeviceKind, count: u32) -> Option<Vec<Placement>> {
-        let index = self.kinds.get(&kind).filter(|index| index.free >= count)?;
+    /// else the emptiest ones first. `None` where fewer are free on workers of the choice.
+    pub(crate) fn place(&self, kind: DeviceKind, count: u32, choice: Choice<'_>) -> Option<Vec<Placement>> {
+        if self.free_among(kind, choice) < count {
+            return None;
+        }
+        let index = self.kinds.get(&kind)?;
         let mut chosen: Vec<(&WorkerId, u32)> = Vec::new();
         let mut missing = count;
-        let mut emptiest = index.by_free.iter().rev();
+        let mut emptiest = index.by_free.iter().rev().filter(|(_, id)| choice.admits(id));
         while missing > 0 {
-            let snug = index.by_free.range((missing, WorkerId(String::new()))..).next();
-            let unused = snug.filter(|(_, id)| chosen.iter().all(|(used, _)| *used != id));
+            let mut snug = index.by_free.range((missing, WorkerId(String::new()))..);
+            let unused = snug.find(|(_, id)| choice.admits(id) && chosen.iter().all(|(used, _)| *used != id));
             let (free, id) = match unused {
                 Some(entry) => entry,
                 None => emptiest.next()?,
@@ -237,30 +299,70 @@ impl Pool {
                 index.add(id, worker, *kind);
             }
         }
-        KINDS.iter().all(|kind| kinds[kind] == self.kinds.get(kind).cloned().unwrap_or_default())
+        let mut tally = Tally::default();
+        self.workers.values().for_each(|worker| tally.add(worker));
+        tally == self.tally
+            && KINDS.iter().all(|kind| kinds[kind] == self.kinds.get(kind).cloned().unwrap_or_default())
     }
 }
 
 impl Kind {
     fn add(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
-        if worker.link != Link::Lost {
-            self.total += worker.count(kind, false);
-        }
-        let free = worker.count(kind, true);
-        if worker.link == Link::Ready && free > 0 {
+        self.total += worker.offers(kind, false);
+        let free = worker.offers(kind, true);
+        if free > 0 {
             self.free += free;
             self.by_free.insert((free, id.clone()));
         }
     }
 
     fn remove(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
-        if worker.link != Link::Lost {
-            self.total -= worker.count(kind, false);
-        }
-        let free = worker.count(kind, true);
-        if worker.link == Link::Ready && free > 0 {
+        self.total -= worker.offers(kind, false);
+        let free = worker.offers(kind, true);
+        if free > 0 {
             self.free -= free;
             self.by_free.remove(&(free, id.clone()));
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, worker: &Worker) {
+        let here = worker.link != Link::Lost;
+        self.known += u32::from(here);
+        self.usable += u32::from(worker.is_usable());
+        self.drained += u32::from(here && worker.drained);
+        self.set_aside += u32::from(here && !worker.drained && worker.set_aside.is_some());
+    }
+
+    fn remove(&mut self, worker: &Worker) {
+        let here = worker.link != Link::Lost;
+        self.known -= u32::from(here);
+        self.usable -= u32::from(worker.is_usable());
+        self.drained -= u32::from(here && worker.drained);
+        self.set_aside -= u32::from(here && !worker.drained && worker.set_aside.is_some());
+    }
+}
+
+/// Which workers may be taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice<'a> {
+    /// These alone, where given.
+    pub only: Option<&'a BTreeSet<WorkerId>>,
+    /// Not these.
+    pub except: &'a BTreeSet<WorkerId>,
+}
+
+impl Choice<'_> {
+    fn admits(&self, id: &WorkerId) -> bool {
+        self.only.is_none_or(|only| only.contains(id)) && !self.except.contains(id)
+    }
+
+    /// The part of `all` that is on admitted workers, given what one worker has.
+    fn count(&self, all: u32, of: impl Fn(&WorkerId) -> u32) -> u32 {
+        match self.only {
+            Some(only) => only.iter().filter(|id| !self.except.contains(*id)).map(of).sum(),
+            None => all.saturating_sub(self.except.iter().map(of).sum()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mtinet_domain::TrialId;
+use mtinet_domain::{TrialId, WorkerId};
 
 use crate::pool::DeviceKind;
 
@@ -21,6 +21,28 @@ pub enum WaitReason {
         free: u32,
         /// All of the kind in the fleet.
         total: u32,
+    },
+    /// Workers are here, but none may be given trials.
+    NoUsableWorkers {
+        /// Drained by a person.
+        drained: u32,
+        /// Set aside because attempts kept failing on them.
+        set_aside: u32,
+    },
+    /// A person paused its study.
+    Paused,
+    /// It failed on a worker and waits for another one.
+    Elsewhere {
+        /// Slots that it needs at once.
+        needed: u32,
+        /// Of this kind.
+        kind: DeviceKind,
+        /// Free ones on other workers.
+        free: u32,
+        /// All of the kind on other workers.
+        total: u32,
+        /// Where it failed.
+        avoids: Vec<WorkerId>,
     },
     /// Another trial comes first.
     Behind(TrialId),
@@ -47,6 +69,20 @@ impl fmt::Display for WaitReason {
             }
             Self::Slots { needed, kind, free, total } => {
                 write!(f, "needs {needed} {kind} slot{}, {free} of {total} free", plural(*needed))
+            }
+            Self::NoUsableWorkers { drained, set_aside } => write!(
+                f,
+                "no worker takes trials: {drained} drained, {set_aside} set aside; `mtinet workers` says why"
+            ),
+            Self::Paused => f.write_str("the study is paused"),
+            Self::Elsewhere { needed, kind, free, total, avoids } => {
+                let avoids: Vec<&str> = avoids.iter().map(|worker| worker.0.as_str()).collect();
+                let (s, avoids) = (plural(*needed), avoids.join(", "));
+                write!(
+                    f,
+                    "needs {needed} {kind} slot{s} on another worker than {avoids}, where it failed; "
+                )?;
+                write!(f, "{free} of {total} free")
             }
             Self::Behind(trial) => write!(f, "behind {trial}"),
             Self::RetryPause { until_ms, failure } => {

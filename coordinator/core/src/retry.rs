@@ -17,6 +17,7 @@ pub(crate) enum Verdict {
 /// Longest pause between two attempts.
 const MAX_PAUSE_MS: f64 = 3_600_000.0;
 
+/// What follows this failure, if it counts.
 pub(crate) fn verdict(trial: &Trial, retry: &Retry, cause: &FailureCause, now_ms: u64) -> Verdict {
     if trial.last_failure.as_ref().is_some_and(|last| repeats(last, cause)) {
         let place =
@@ -58,6 +59,10 @@ pub(crate) fn describe_end(end: &AttemptEnd) -> String {
         AttemptEnd::Completed => "finished".to_owned(),
         AttemptEnd::Failed(cause) => format!("failed: {}", describe(cause)),
         AttemptEnd::WorkerLost { worker, reason } => format!("worker {worker} is lost: {reason}"),
-        AttemptEnd::Cancelled => "the study is cancelled".to_owned(),
+        AttemptEnd::Cancelled => "it is cancelled".to_owned(),
+        AttemptEnd::Paused => "the study is paused".to_owned(),
+        AttemptEnd::Drained { worker } => format!("worker {worker} is being drained"),
+        AttemptEnd::Unfit { worker, cause } => format!("failed on worker {worker}: {}", describe(cause)),
+        AttemptEnd::Widened => "goes on with more ranks".to_owned(),
     }
 }

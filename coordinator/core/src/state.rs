@@ -7,6 +7,7 @@ use mtinet_domain::{AttemptId, AttemptNumber, StudyId, TrialId, WorkerId};
 
 use crate::artifacts::References;
 use crate::effects::Effects;
+use crate::health::{Health, Mark};
 use crate::pool::{Pool, Worker};
 use crate::reason::WaitReason;
 use crate::retry::{describe, describe_end};
@@ -24,11 +25,36 @@ pub struct CoreConfig {
     pub cancel_grace_ms: u32,
     /// A lost worker is listed for this long.
     pub forget_lost_ms: u64,
+    /// An attempt that is paused, drained or widened has this long to save and end at a step boundary.
+    pub pause_grace_ms: u32,
+    /// Where a rank waited in vain for a peer, the others have this long to say the same before they are killed.
+    pub hang_grace_ms: u32,
+    /// All ranks of an attempt must have started within this time: data sets are fetched and prepared in it.
+    pub start_limit_ms: u64,
+    /// An attempt is given up after this much silence. Longer than the trainers' own timeouts, whose words say more.
+    pub stall_limit_ms: u64,
+    /// With `ranks = "auto"`, an attempt that ran this long may be restarted with more ranks when slots are spare.
+    pub widen_after_ms: u64,
+    /// The bug that is planted.
+    #[cfg(mtinet_mutations)]
+    pub planted: Option<crate::planted::Bug>,
 }
 
 impl Default for CoreConfig {
     fn default() -> Self {
-        Self { lease_ms: 3000, adoption_grace_ms: 15_000, cancel_grace_ms: 10_000, forget_lost_ms: 600_000 }
+        Self {
+            lease_ms: 3000,
+            adoption_grace_ms: 15_000,
+            cancel_grace_ms: 10_000,
+            forget_lost_ms: 600_000,
+            pause_grace_ms: 30_000,
+            hang_grace_ms: 5000,
+            start_limit_ms: 3_600_000,
+            stall_limit_ms: 7_200_000,
+            widen_after_ms: 60_000,
+            #[cfg(mtinet_mutations)]
+            planted: None,
+        }
     }
 }
 
@@ -47,8 +73,17 @@ pub struct Core {
     pub(crate) pausing: BTreeSet<(u64, StudyId, u32)>,
     /// Studies that are not finished.
     pub(crate) active: BTreeSet<StudyId>,
-    /// Why the first ready trial of each study was not started at the last decision.
-    pub(crate) waits: BTreeMap<StudyId, WaitReason>,
+    /// Why the first trial of a study that was looked at and not started had to wait, at the last decision.
+    pub(crate) waits: BTreeMap<StudyId, (u32, WaitReason)>,
+    /// The trial that those wait for which were not looked at.
+    pub(crate) front: Option<TrialId>,
+    /// What the log of the fleet says of workers.
+    pub(crate) marks: BTreeMap<WorkerId, Mark>,
+    pub(crate) health: Health,
+    /// Running attempts, by when they are looked at for signs of life.
+    pub(crate) watched: BTreeSet<(u64, AttemptId)>,
+    /// Running attempts that could have more ranks, by when that is first thought of.
+    pub(crate) narrow: BTreeSet<(u64, AttemptId)>,
     /// Something changed that the next decision depends on.
     pub(crate) undecided: bool,
     pub(crate) last_tick_ms: Option<u64>,
@@ -61,6 +96,7 @@ pub struct Durable {
     studies: BTreeMap<StudyId, Study>,
     recorded_seqs: BTreeMap<WorkerId, u64>,
     references: BTreeMap<String, u32>,
+    marks: BTreeMap<WorkerId, Mark>,
 }
 
 impl Core {
@@ -76,6 +112,11 @@ impl Core {
             pausing: BTreeSet::new(),
             active: BTreeSet::new(),
             waits: BTreeMap::new(),
+            front: None,
+            marks: BTreeMap::new(),
+            health: Health::default(),
+            watched: BTreeSet::new(),
+            narrow: BTreeSet::new(),
             undecided: true,
             last_tick_ms: None,
         }
@@ -104,7 +145,8 @@ impl Core {
     /// Highest number among a worker's reports that is taken in: what it is acknowledged up to.
     pub fn last_seq(&self, worker: &WorkerId) -> u64 {
         let recorded = self.recorded_seqs.get(worker).copied().unwrap_or(0);
-        self.pool.get(worker).map_or(recorded, |worker| worker.seen_seq.max(recorded))
+        let seen = self.pool.get(worker).map_or(recorded, |worker| worker.seen_seq.max(recorded));
+        if planted!(self, AcknowledgesTooMuch) && seen > 0 { seen + 1 } else { seen }
     }
 
     /// Says that the log holds a worker's reports up to `seq`, where the replay left some kinds of events out.
@@ -124,14 +166,21 @@ impl Core {
                     let failure = trial.last_failure.as_ref().map(describe).unwrap_or_default();
                     return Some(WaitReason::RetryPause { until_ms: *not_before_ms, failure });
                 }
-                let first = *self.ready.get(&study.turn())?.first()?;
-                match self.waits.get(&id.study)? {
-                    reason if first == position || *reason == WaitReason::NoWorkers => Some(reason.clone()),
-                    _ => Some(WaitReason::Behind(study.id_of(first))),
-                }
+                Some(self.wait_reason(study, position))
             }
             TrialState::Stopping { end, .. } => Some(WaitReason::Stopping { reason: describe_end(end) }),
             _ => None,
+        }
+    }
+
+    fn wait_reason(&self, study: &Study, position: u32) -> WaitReason {
+        if let Some(reason) = self.nobody_waits_for(study) {
+            return reason;
+        }
+        match self.waits.get(&study.id) {
+            Some((first, reason)) if *first == position => reason.clone(),
+            Some((first, _)) => WaitReason::Behind(study.id_of(*first)),
+            None => self.not_looked_at(study),
         }
     }
 
@@ -139,18 +188,29 @@ impl Core {
     pub fn durable(&self) -> Durable {
         let mut studies = self.studies.clone();
         for trial in studies.values_mut().flat_map(|study| &mut study.trials) {
-            trial.step = 0;
-            for rank in trial.gang_mut().into_iter().flat_map(|gang| &mut gang.ranks) {
-                if rank.phase == Phase::Started {
-                    rank.phase = Phase::Starting;
-                }
-            }
+            *trial = recorded_part(trial);
         }
         Durable {
             studies,
             recorded_seqs: self.recorded_seqs.clone(),
             references: self.references.counts().clone(),
+            marks: self.marks.clone(),
         }
+    }
+
+    /// Whether a replay of the log has restored another state, as [`Core::durable`] shows it but without its copies.
+    pub fn is_durably(&self, other: &Self) -> bool {
+        let same_trial = |(a, b): (&Trial, &Trial)| a == b || recorded_part(a) == recorded_part(b);
+        let same_study = |(a, b): (&Study, &Study)| {
+            (a.id, &a.spec_hash, a.cancelled, a.paused, a.outcome, a.open, a.waiting, &a.keys)
+                == (b.id, &b.spec_hash, b.cancelled, b.paused, b.outcome, b.open, b.waiting, &b.keys)
+                && a.trials.iter().zip(&b.trials).all(same_trial)
+        };
+        self.studies.len() == other.studies.len()
+            && self.studies.values().zip(other.studies.values()).all(same_study)
+            && self.recorded_seqs == other.recorded_seqs
+            && self.references.counts() == other.references.counts()
+            && self.marks == other.marks
     }
 
     pub(crate) fn trial_mut(&mut self, id: TrialId) -> Option<&mut Trial> {
@@ -187,6 +247,19 @@ impl Core {
         effects.discard = self.references.take_garbage();
         effects
     }
+}
+
+/// A trial without what is only known while the process lives.
+fn recorded_part(trial: &Trial) -> Trial {
+    let mut trial = trial.clone();
+    trial.step = 0;
+    if let Some(gang) = trial.gang_mut() {
+        (gang.begun_ms, gang.heard_ms) = (0, 0);
+        for rank in gang.ranks.iter_mut().filter(|rank| rank.phase == Phase::Started) {
+            rank.phase = Phase::Starting;
+        }
+    }
+    trial
 }
 
 pub(crate) fn attempt_id(study: StudyId, key: mtinet_domain::TrialKey, number: AttemptNumber) -> AttemptId {

@@ -24,6 +24,8 @@ pub struct Study {
     pub submitted_ms: u64,
     /// A person asked for its end.
     pub cancelled: bool,
+    /// A person paused it: nothing of it starts.
+    pub paused: bool,
     /// Its outcome, once no trial will run any more.
     pub outcome: Option<StudyOutcome>,
     pub(crate) keys: Vec<TrialKey>,
@@ -54,6 +56,7 @@ impl Study {
             dataset,
             submitted_ms,
             cancelled: false,
+            paused: false,
             outcome: None,
             trials: keys.iter().map(|_| Trial::new()).collect(),
             index: keys.iter().zip(0..).map(|(key, index)| (*key, index)).collect(),
@@ -74,13 +77,14 @@ impl Study {
         self.trials.get(self.position(key)? as usize)
     }
 
-    /// The study in a word: running, cancelling, or its outcome.
+    /// The study in a word: running, paused, cancelling, or its outcome.
     pub fn status(&self) -> &'static str {
         match (self.outcome, self.cancelled) {
             (Some(StudyOutcome::Complete), _) => "complete",
             (Some(StudyOutcome::Incomplete), _) => "incomplete",
             (Some(StudyOutcome::Cancelled), _) => "cancelled",
             (None, true) => "cancelling",
+            (None, false) if self.paused => "paused",
             (None, false) => "running",
         }
     }

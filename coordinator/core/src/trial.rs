@@ -1,6 +1,10 @@
 //! A trial: where it stands, what it can go on from, what it left behind.
 
-use mtinet_domain::trial::{ArtifactRef, AttemptEnd, CheckpointRef, FailureCause, Placement, TrialStatus};
+use std::collections::BTreeSet;
+
+use mtinet_domain::trial::{
+    ArtifactRef, AttemptEnd, CheckpointRef, FailureCause, Placement, ProcessExit, TrialStatus,
+};
 use mtinet_domain::{AttemptNumber, Rank, WorkerId};
 
 /// The unit that is scheduled and resumed.
@@ -14,6 +18,14 @@ pub struct Trial {
     pub failures: u32,
     /// The last such failure.
     pub last_failure: Option<FailureCause>,
+    /// Workers that had such failures since the last success or retry.
+    pub failed_on: BTreeSet<WorkerId>,
+    /// The worker of the last failure.
+    pub last_failed_on: Option<WorkerId>,
+    /// Workers that it is not given to while another can take it.
+    pub avoids: BTreeSet<WorkerId>,
+    /// A person asked for its end.
+    pub cancelled: bool,
     /// The newest checkpoint, to go on from.
     pub latest: Option<CheckpointRef>,
     /// The one before, for when the newest is damaged.
@@ -51,7 +63,7 @@ pub enum TrialState {
         /// Why, in words.
         reason: String,
     },
-    /// Its study was cancelled first.
+    /// It or its study was cancelled first.
     Cancelled,
 }
 
@@ -70,6 +82,10 @@ pub struct Gang {
     pub rendezvous: Option<Rendezvous>,
     /// The held-out fold is evaluated.
     pub evaluated: bool,
+    /// When it began, milliseconds since the Unix epoch; after a restart, when that was.
+    pub begun_ms: u64,
+    /// When one of its ranks was last heard of. Not recorded.
+    pub heard_ms: u64,
 }
 
 /// Where rank 0's store listens.
@@ -88,6 +104,8 @@ pub struct RankState {
     pub placement: Placement,
     /// How far it is.
     pub phase: Phase,
+    /// How its process ended, where that was reported.
+    pub exit: Option<ProcessExit>,
 }
 
 /// How far a rank is.
@@ -159,6 +177,10 @@ impl Trial {
             attempts: 0,
             failures: 0,
             last_failure: None,
+            failed_on: BTreeSet::new(),
+            last_failed_on: None,
+            avoids: BTreeSet::new(),
+            cancelled: false,
             latest: None,
             previous: None,
             outputs: None,
@@ -179,6 +201,13 @@ impl Trial {
             TrialState::Running { gang } | TrialState::Stopping { gang, .. } => Some(gang),
             _ => None,
         }
+    }
+
+    /// Forgets its failures: it succeeded, or a person has it tried again.
+    pub(crate) fn forget_failures(&mut self) {
+        self.failed_on.clear();
+        self.last_failed_on = None;
+        self.avoids.clear();
     }
 
     /// Where it stands, as people see it.

@@ -37,6 +37,10 @@ pub enum Command {
     Report(ReportArgs),
     /// Write the trained weights of a finished trial to a file.
     Export(ExportArgs),
+    /// Say why a trial waits, or how it stands.
+    Explain(ExplainArgs),
+    /// Have what runs on a worker save and go on elsewhere, and give the worker nothing new.
+    Drain(DrainArgs),
     /// See it all work: a synthetic data set, five folds, two arms, two workers, tables; within minutes on a CPU.
     Demo(DemoArgs),
 }
@@ -184,8 +188,14 @@ pub enum StudyCommand {
     List(ListArgs),
     /// Show a study: what was asked for and how each trial stands.
     Show(ShowArgs),
-    /// End a study; trials that run stop at a step boundary.
+    /// End a study, or one trial of it; what runs stops at a step boundary.
     Cancel(CancelArgs),
+    /// Let nothing of a study start until it is resumed; what runs saves and stops.
+    Pause(PauseArgs),
+    /// Let a paused study go on.
+    Resume(PauseArgs),
+    /// Try trials that failed or were cancelled again, from their last checkpoints.
+    Retry(RetryArgs),
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +260,12 @@ pub struct ShowArgs {
 pub struct CancelArgs {
     /// Number or name of the study; of several with one name, the newest.
     pub study: String,
+    /// End only this trial.
+    #[arg(long, value_name = "ARM/FOLD/SEED")]
+    pub trial: Option<TrialKey>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub server: Server,
 }
@@ -282,7 +298,10 @@ pub struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct WorkersArgs {
+    #[command(subcommand)]
+    pub command: Option<WorkersCommand>,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -352,4 +371,75 @@ pub struct DemoArgs {
     /// Run directory.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// Number or name of the study; of several with one name, the newest.
+    pub study: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// Number or name of the study; of several with one name, the newest.
+    pub study: String,
+    /// Trials to try again; by default all that failed or were cancelled.
+    #[arg(value_name = "ARM/FOLD/SEED")]
+    pub trials: Vec<TrialKey>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The trial.
+    #[arg(value_name = "ARM/FOLD/SEED")]
+    pub trial: TrialKey,
+    /// Number or name of its study; by default the newest that has such a trial.
+    #[arg(long, value_name = "STUDY")]
+    pub study: Option<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Number or name of the worker.
+    pub worker: String,
+    /// Take a former drain back: give the worker trials again.
+    #[arg(long)]
+    pub undo: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WorkersCommand {
+    /// Give trials again to a worker that was set aside because attempts kept failing on it.
+    Readmit(ReadmitArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ReadmitArgs {
+    /// Number or name of the worker.
+    pub worker: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
 }

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use mtinet_domain::event::{Event, Recorded};
 use mtinet_domain::trial::{ArtifactRef, DatasetRef};
-use mtinet_domain::{StudyId, StudySpec};
-use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_domain::{StudyId, StudySpec, TrialKey};
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::get_study_request::Which;
 use mtinet_proto::v1::{
@@ -13,6 +12,7 @@ use mtinet_proto::v1::{
     ListWorkersRequest, RecordedEvent, StreamEventsRequest, Study, StudySummary, SubmitStudyRequest,
     WorkerState,
 };
+use mtinet_proto::{PROTOCOL_VERSION, v1};
 use mtinet_runtime::convert::ToProto as _;
 use mtinet_runtime::{artifacts, net};
 use tonic::Streaming;
@@ -100,6 +100,55 @@ impl Coordinator {
     pub async fn cancel(&mut self, study: StudyId) -> Result<(), CliError> {
         self.client.cancel_study(CancelStudyRequest { study: study.0 }).await?;
         Ok(())
+    }
+
+    /// Ends one trial.
+    pub async fn cancel_trial(&mut self, study: StudyId, key: TrialKey) -> Result<(), CliError> {
+        let trial = Some(v1::Trial { study: study.0, key: key.to_string() });
+        self.client.cancel_trial(v1::CancelTrialRequest { trial }).await?;
+        Ok(())
+    }
+
+    /// Lets nothing of a study start; how many attempts are being stopped for it.
+    pub async fn pause(&mut self, study: StudyId) -> Result<u32, CliError> {
+        let request = v1::PauseStudyRequest { study: study.0 };
+        Ok(self.client.pause_study(request).await?.into_inner().stopping)
+    }
+
+    /// Lets a paused study go on.
+    pub async fn resume(&mut self, study: StudyId) -> Result<(), CliError> {
+        self.client.resume_study(v1::ResumeStudyRequest { study: study.0 }).await?;
+        Ok(())
+    }
+
+    /// Has trials tried again, all that failed or were cancelled where none is named; how many those are.
+    pub async fn retry(&mut self, study: StudyId, trials: &[TrialKey]) -> Result<u32, CliError> {
+        let trials = trials.iter().map(ToString::to_string).collect();
+        let request = v1::RetryTrialsRequest { study: study.0, trials };
+        Ok(self.client.retry_trials(request).await?.into_inner().retried)
+    }
+
+    /// Drains a worker or takes that back; how many attempts are being stopped for it.
+    pub async fn drain(&mut self, worker: &str, undo: bool) -> Result<u32, CliError> {
+        let request = v1::DrainWorkerRequest { worker: worker.to_owned(), undo };
+        Ok(self.client.drain_worker(request).await?.into_inner().stopping)
+    }
+
+    /// Gives trials again to a worker that was set aside.
+    pub async fn readmit(&mut self, worker: &str) -> Result<(), CliError> {
+        self.client.readmit_worker(v1::ReadmitWorkerRequest { worker: worker.to_owned() }).await?;
+        Ok(())
+    }
+
+    /// Why a trial stands as it stands, of the newest study that has it where none is named.
+    pub async fn explain(
+        &mut self,
+        study: Option<StudyId>,
+        key: TrialKey,
+    ) -> Result<v1::ExplainTrialResponse, CliError> {
+        let study = study.map_or(0, |study| study.0);
+        let request = v1::ExplainTrialRequest { study, trial: key.to_string() };
+        Ok(self.client.explain_trial(request).await?.into_inner())
     }
 
     /// All workers that it knows.

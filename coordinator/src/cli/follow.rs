@@ -180,7 +180,16 @@ impl Tally {
                 self.spec = Some((**spec).clone());
                 return Vec::new();
             }
-            Event::StudyCancelled {} => return vec!["the study is being cancelled".to_owned()],
+            Event::StudyCancelled { .. } => return vec!["the study is being cancelled".to_owned()],
+            Event::StudyPaused { .. } => return vec!["the study is paused".to_owned()],
+            Event::StudyResumed { .. } => return vec!["the study goes on".to_owned()],
+            Event::TrialsRetried { trials, .. } => {
+                self.outcome = None;
+                for key in trials {
+                    self.trials.entry(*key).or_default().state = State::Waiting;
+                }
+                return vec![format!("{} trials are tried again", trials.len())];
+            }
             Event::StudyFinished { outcome } => {
                 self.outcome = Some(*outcome);
                 return Vec::new();
@@ -282,6 +291,12 @@ impl Trial {
                     _ => format!("attempt {attempt} {words}"),
                 })
             }
+            Event::TrialCancelled { .. } => {
+                if self.state == State::Waiting {
+                    self.state = State::Cancelled;
+                }
+                Some("is being cancelled".to_owned())
+            }
             Event::TrialFailed { reason, .. } => {
                 self.state = State::Failed(reason.clone());
                 Some(format!("given up: {reason}"))
@@ -318,6 +333,16 @@ impl Trial {
             AttemptEnd::WorkerLost { reason, .. } => {
                 Some(format!("lost a worker ({reason}); goes on elsewhere"))
             }
+            AttemptEnd::Paused => Some("stopped: the study is paused".to_owned()),
+            AttemptEnd::Drained { worker } => {
+                Some(format!("stopped: worker {worker} is drained; goes on elsewhere"))
+            }
+            AttemptEnd::Unfit { worker, cause } => Some(format!(
+                "failed on worker {worker} ({}): {}; goes to another one",
+                cause.exit,
+                cause.message.trim_end()
+            )),
+            AttemptEnd::Widened => Some("stopped to go on with more ranks".to_owned()),
             AttemptEnd::Cancelled => {
                 self.state = State::Cancelled;
                 Some("cancelled".to_owned())

@@ -10,6 +10,7 @@ mod data;
 mod demo;
 mod error;
 mod export;
+mod fleet;
 mod follow;
 mod gather;
 mod initial;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use self::args::{Cli, Command};
+use self::args::{Cli, Command, WorkersArgs, WorkersCommand};
 pub use self::error::CliError;
 
 /// The whole program: parses the arguments, runs the command, tells what went wrong, gives the exit code
@@ -58,7 +59,12 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Study(command) => study::run(command).await,
         Command::Run(args) => run::run(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Workers(WorkersArgs { command: Some(WorkersCommand::Readmit(args)), .. }) => {
+            fleet::readmit(args).await
+        }
         Command::Workers(args) => status::workers(args).await,
+        Command::Explain(args) => fleet::explain(args).await,
+        Command::Drain(args) => fleet::drain(args).await,
         Command::Report(args) => report::run(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Demo(args) => demo::run(args).await,

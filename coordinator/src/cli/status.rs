@@ -32,6 +32,12 @@ pub async fn workers(args: WorkersArgs) -> Result<(), CliError> {
     } else {
         let rows = workers.iter().flat_map(worker_rows);
         print(table(&["Worker", "Name", "Status", "Last heard", "Slot", "Device", "Holds"], rows));
+        for worker in workers.iter().filter(|worker| !worker.set_aside.is_empty()) {
+            say(format_args!(
+                "{} ({}) is set aside: {}; `mtinet workers readmit {0}` gives it trials again",
+                worker.worker_id, worker.name, worker.set_aside
+            ));
+        }
     }
     Ok(())
 }
@@ -216,7 +222,14 @@ fn study_json(summary: &StudySummary, study: &Study) -> Value {
 
 fn worker_rows(worker: &WorkerState) -> Vec<Vec<String>> {
     let heard = format!("{} ago", span(worker.last_heard_ms_ago as f64 / 1000.0));
-    let head = [worker.worker_id.clone(), worker.name.clone(), worker.status.clone(), heard];
+    let mut status = worker.status.clone();
+    if worker.drained {
+        status.push_str(", drained");
+    }
+    if !worker.set_aside.is_empty() {
+        status.push_str(", set aside");
+    }
+    let head = [worker.worker_id.clone(), worker.name.clone(), status, heard];
     let row = |slot: [String; 3]| head.iter().cloned().chain(slot).collect();
     if worker.slots.is_empty() {
         return vec![row(["-".into(), "-".into(), "-".into()])];
@@ -253,6 +266,8 @@ fn worker_json(worker: &WorkerState) -> Value {
         "name": worker.name,
         "status": worker.status,
         "last_heard_ms_ago": worker.last_heard_ms_ago,
+        "drained": worker.drained,
+        "set_aside": (!worker.set_aside.is_empty()).then_some(&worker.set_aside),
         "slots": slots,
     })
 }

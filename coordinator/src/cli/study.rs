@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::args::{CancelArgs, ListArgs, ShowArgs, StudyCommand, SubmitArgs};
+use super::args::{CancelArgs, ListArgs, PauseArgs, RetryArgs, ShowArgs, StudyCommand, SubmitArgs};
 use super::client::Coordinator;
 use super::error::CliError;
 use super::interrupt::Interrupt;
@@ -20,6 +20,9 @@ pub async fn run(command: StudyCommand) -> Result<(), CliError> {
         StudyCommand::List(args) => list(args).await,
         StudyCommand::Show(args) => show(args).await,
         StudyCommand::Cancel(args) => cancel(args).await,
+        StudyCommand::Pause(args) => pause(args).await,
+        StudyCommand::Resume(args) => resume(args).await,
+        StudyCommand::Retry(args) => retry(args).await,
     }
 }
 
@@ -79,7 +82,53 @@ async fn show(args: ShowArgs) -> Result<(), CliError> {
 async fn cancel(args: CancelArgs) -> Result<(), CliError> {
     let mut coordinator = Coordinator::connect(&args.server.url).await?;
     let study = coordinator.study_id(&args.study).await?;
-    coordinator.cancel(study).await?;
-    say(format_args!("study {study} is being cancelled; its running trials stop at a step boundary"));
+    if let Some(trial) = args.trial {
+        coordinator.cancel_trial(study, trial).await?;
+        say(format_args!("{trial} of study {study} is being cancelled"));
+    } else {
+        coordinator.cancel(study).await?;
+        say(format_args!("study {study} is being cancelled; its running trials stop at a step boundary"));
+    }
+    if args.json {
+        print_json(&json!({ "study": study.0, "trial": args.trial.map(|trial| trial.to_string()) }));
+    }
+    Ok(())
+}
+
+async fn pause(args: PauseArgs) -> Result<(), CliError> {
+    let mut coordinator = Coordinator::connect(&args.server.url).await?;
+    let study = coordinator.study_id(&args.study).await?;
+    let stopping = coordinator.pause(study).await?;
+    say(format_args!(
+        "study {study} is paused; {stopping} attempts save and stop (`mtinet study resume {study}` lets it go on)"
+    ));
+    if args.json {
+        print_json(&json!({ "study": study.0, "stopping": stopping }));
+    }
+    Ok(())
+}
+
+async fn resume(args: PauseArgs) -> Result<(), CliError> {
+    let mut coordinator = Coordinator::connect(&args.server.url).await?;
+    let study = coordinator.study_id(&args.study).await?;
+    coordinator.resume(study).await?;
+    say(format_args!("study {study} goes on"));
+    if args.json {
+        print_json(&json!({ "study": study.0 }));
+    }
+    Ok(())
+}
+
+async fn retry(args: RetryArgs) -> Result<(), CliError> {
+    let mut coordinator = Coordinator::connect(&args.server.url).await?;
+    let study = coordinator.study_id(&args.study).await?;
+    let retried = coordinator.retry(study, &args.trials).await?;
+    say(format_args!("{retried} trials of study {study} are tried again, from their last checkpoints"));
+    if args.json {
+        print_json(&json!({ "study": study.0, "retried": retried }));
+    }
+    if retried == 0 {
+        return Err(CliError::NotSo(format!("no trial of study {study} failed or was cancelled")));
+    }
     Ok(())
 }

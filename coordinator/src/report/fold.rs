@@ -29,6 +29,10 @@ impl StudyFold {
             results.finish(*outcome, recorded.time_ms);
             return Ok(());
         }
+        if let Event::TrialsRetried { trials, .. } = &recorded.event {
+            results.retry(trials.iter().filter_map(|key| self.place.get(key)));
+            return Ok(());
+        }
         // A trial that the spec does not name can only come from a damaged log; there is no row for it.
         let place = recorded.event.trial().and_then(|key| self.place.get(&key));
         if let Some(trial) = place.and_then(|&place| results.trials.get_mut(place)) {
@@ -71,12 +75,20 @@ impl StudyResults {
     fn finish(&mut self, outcome: StudyOutcome, at_ms: u64) {
         self.outcome = Some(outcome);
         self.finished_ms = Some(at_ms);
-        if outcome == StudyOutcome::Cancelled {
-            for trial in &mut self.trials {
-                if matches!(trial.outcome, TrialOutcome::Waiting | TrialOutcome::Running) {
-                    trial.outcome = TrialOutcome::Cancelled;
-                }
+        // Whatever neither finished nor failed was cancelled, by itself or with the study.
+        for trial in &mut self.trials {
+            if matches!(trial.outcome, TrialOutcome::Waiting | TrialOutcome::Running) {
+                trial.outcome = TrialOutcome::Cancelled;
             }
+        }
+    }
+
+    fn retry<'a>(&mut self, places: impl Iterator<Item = &'a usize>) {
+        self.outcome = None;
+        self.finished_ms = None;
+        for place in places {
+            self.trials[*place].outcome = TrialOutcome::Waiting;
+            self.trials[*place].failures = 0;
         }
     }
 }
@@ -156,7 +168,11 @@ fn close(trial: &mut TrialResult, evaluated: &BTreeMap<TrialKey, Evaluated>, end
         }
         AttemptEnd::Failed(_) => trial.failures += 1,
         AttemptEnd::WorkerLost { .. } => trial.workers_lost += 1,
-        AttemptEnd::Cancelled => {}
+        AttemptEnd::Cancelled
+        | AttemptEnd::Paused
+        | AttemptEnd::Drained { .. }
+        | AttemptEnd::Unfit { .. }
+        | AttemptEnd::Widened => {}
     }
     trial.outcome = match end {
         AttemptEnd::Cancelled => TrialOutcome::Cancelled,

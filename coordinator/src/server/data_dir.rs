@@ -44,6 +44,11 @@ impl DataDir {
         self.path.join(DATABASE)
     }
 
+    /// The log of facts about workers.
+    pub fn fleet(&self) -> PathBuf {
+        self.path.join("fleet.db")
+    }
+
     /// The artifact store's directory.
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")

@@ -8,6 +8,7 @@ mod convert;
 mod data_dir;
 mod driver;
 mod error;
+mod fleet_log;
 mod options;
 mod serve;
 mod services;

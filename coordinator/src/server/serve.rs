@@ -12,6 +12,7 @@ use super::artifacts::Artifacts;
 use super::data_dir::DataDir;
 use super::driver::{self, Driver};
 use super::error::ServerError;
+use super::fleet_log::FleetLog;
 use super::options::ServerOptions;
 use super::services::{ClientService, WorkerService};
 use super::store::{self, Reader};
@@ -31,11 +32,12 @@ pub async fn serve(
     let dir = DataDir::open(&options.data_dir)?;
     let (writer, reader) = store::open(&dir.database())?;
     let artifacts = Artifacts::local(&dir.artifacts())?;
-    let core = replay(&options, &reader, &artifacts).await?;
+    let fleet = FleetLog::open(&dir.fleet())?;
+    let core = replay(&options, &reader, &fleet, &artifacts).await?;
     let stop = CancellationToken::new();
     // When this future is dropped, so is everything it started.
     let _stop_with_me = stop.clone().drop_guard();
-    let Driver { handle, mut task } = driver::spawn(core, writer, artifacts.clone(), stop.clone());
+    let Driver { handle, mut task } = driver::spawn(core, writer, fleet, artifacts.clone(), stop.clone());
     let worker = WorkerService::new(handle.clone(), artifacts.clone(), &options);
     let client = ClientService::new(handle, artifacts, reader);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -74,6 +76,7 @@ pub async fn serve(
 async fn replay(
     options: &ServerOptions,
     reader: &Reader,
+    fleet: &FleetLog,
     artifacts: &Artifacts,
 ) -> Result<Core, ServerError> {
     let reader = reader.clone();
@@ -85,6 +88,10 @@ async fn replay(
     }
     for (worker, seq) in &replay.report_seqs {
         core.restore_seq(worker, *seq);
+    }
+    let fleet = fleet.clone();
+    for event in tokio::task::spawn_blocking(move || fleet.events()).await?? {
+        core.apply_fleet(&event);
     }
     let garbage = core.on_restarted(driver::now_ms());
     let artifacts = artifacts.clone();

@@ -161,11 +161,44 @@ pub enum Event {
         reason: String,
     },
     /// A person asked for the study's end; attempts that run are being stopped.
-    StudyCancelled {},
+    StudyCancelled {
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
     /// No trial of the study will run any more.
     StudyFinished {
         /// With which outcome.
         outcome: StudyOutcome,
+    },
+    /// A person paused the study; attempts that run are asked to save and stop.
+    StudyPaused {
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A person let a paused study go on.
+    StudyResumed {
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A person asked for the end of one trial; its attempt, where it has one, is being stopped.
+    TrialCancelled {
+        /// The trial.
+        trial: TrialKey,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A person had trials that failed or were cancelled tried again, from their last checkpoints and with their
+    /// failures forgotten. A study that was over goes on.
+    TrialsRetried {
+        /// The trials.
+        trials: Vec<TrialKey>,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
 }
 
@@ -234,6 +267,10 @@ impl Event {
             Self::TrialFailed { .. } => "trial_failed",
             Self::StudyCancelled { .. } => "study_cancelled",
             Self::StudyFinished { .. } => "study_finished",
+            Self::StudyPaused { .. } => "study_paused",
+            Self::StudyResumed { .. } => "study_resumed",
+            Self::TrialCancelled { .. } => "trial_cancelled",
+            Self::TrialsRetried { .. } => "trials_retried",
         }
     }
 
@@ -249,8 +286,14 @@ impl Event {
             | Self::RankLost { trial, .. }
             | Self::AttemptStopping { trial, .. }
             | Self::AttemptEnded { trial, .. }
-            | Self::TrialFailed { trial, .. } => Some(*trial),
-            Self::StudySubmitted { .. } | Self::StudyCancelled { .. } | Self::StudyFinished { .. } => None,
+            | Self::TrialFailed { trial, .. }
+            | Self::TrialCancelled { trial, .. } => Some(*trial),
+            Self::StudySubmitted { .. }
+            | Self::StudyCancelled { .. }
+            | Self::StudyFinished { .. }
+            | Self::StudyPaused { .. }
+            | Self::StudyResumed { .. }
+            | Self::TrialsRetried { .. } => None,
         }
     }
 
@@ -269,7 +312,11 @@ impl Event {
             Self::TrialFailed { .. }
             | Self::StudySubmitted { .. }
             | Self::StudyCancelled { .. }
-            | Self::StudyFinished { .. } => None,
+            | Self::StudyFinished { .. }
+            | Self::StudyPaused { .. }
+            | Self::StudyResumed { .. }
+            | Self::TrialCancelled { .. }
+            | Self::TrialsRetried { .. } => None,
         }
     }
 
@@ -283,5 +330,37 @@ impl Event {
             | Self::RankExited { report, .. } => Some(report),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_earlier_releases_stored_read_back() {
+        let stored = [
+            (r#"{"type":"study_cancelled"}"#, Event::StudyCancelled { by: None }),
+            (
+                r#"{"type":"study_finished","outcome":"complete"}"#,
+                Event::StudyFinished { outcome: StudyOutcome::Complete },
+            ),
+            (
+                r#"{"type":"attempt_ended","trial":"mti-net/0/0","attempt":1,"end":{"end":"cancelled"}}"#,
+                Event::AttemptEnded {
+                    trial: "mti-net/0/0".parse().unwrap(),
+                    attempt: AttemptNumber(1),
+                    end: AttemptEnd::Cancelled,
+                    retry_at_ms: None,
+                },
+            ),
+        ];
+        for (json, event) in stored {
+            assert_eq!(serde_json::from_str::<Event>(json).unwrap(), event, "{json}");
+        }
+        let named = Event::StudyPaused { by: Some("ada".into()) };
+        let json = serde_json::to_string(&named).unwrap();
+        assert_eq!(json, r#"{"type":"study_paused","by":"ada"}"#);
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), named);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod evaluation;
 pub mod event;
+pub mod fleet;
 pub mod ids;
 pub mod metrics;
 pub mod model;

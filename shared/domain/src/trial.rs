@@ -142,8 +142,24 @@ pub enum AttemptEnd {
         /// How that was noticed.
         reason: String,
     },
-    /// Its study was cancelled.
+    /// It or its study was cancelled.
     Cancelled,
+    /// Its study was paused; does not count.
+    Paused,
+    /// A worker that held one of its ranks is being drained; does not count.
+    Drained {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// It failed in a way that is put down to the worker, because another one can take the trial; does not count.
+    Unfit {
+        /// The worker that the trial is not given to again while another one can take it.
+        worker: WorkerId,
+        /// What went wrong there.
+        cause: FailureCause,
+    },
+    /// It was stopped at a step boundary to go on with more ranks; does not count.
+    Widened,
 }
 
 /// Where a trial stands, as people see it.

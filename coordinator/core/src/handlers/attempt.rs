@@ -5,6 +5,7 @@ use mtinet_domain::trial::{AttemptEnd, FailureCause, ProcessExit};
 use mtinet_domain::{AttemptId, Rank, WorkerId};
 
 use crate::effects::{Command, Effects};
+use crate::handlers::watch::waited_in_vain;
 use crate::retry::{Verdict, describe_end, verdict};
 use crate::state::Core;
 use crate::trial::TrialState;
@@ -22,7 +23,7 @@ impl Core {
         let is_first = known.is_none();
         let news = known.as_ref().is_none_or(|known| explains(&end, known));
         let end = trial.with_last_step(known.filter(|_| !news).unwrap_or(end));
-        if left.is_empty() {
+        if left.is_empty() || planted!(self, RestartsBeforePeersStopped) {
             self.end(now_ms, id, end, effects);
         } else if news {
             let event = Event::AttemptStopping { trial: id.trial.key, attempt: id.number, end };
@@ -48,7 +49,14 @@ impl Core {
             _ => None,
         };
         let reason = end.map_or_else(|| "this attempt is over".to_owned(), describe_end);
-        let grace_ms = if end == Some(&AttemptEnd::Cancelled) { self.config.cancel_grace_ms } else { 0 };
+        let grace_ms = match end {
+            Some(AttemptEnd::Cancelled) => self.config.cancel_grace_ms,
+            Some(AttemptEnd::Paused | AttemptEnd::Drained { .. } | AttemptEnd::Widened) => {
+                self.config.pause_grace_ms
+            }
+            Some(AttemptEnd::Failed(cause)) if waited_in_vain(cause) => self.config.hang_grace_ms,
+            _ => 0,
+        };
         effects.send.push((worker, Command::StopAttempt { attempt: id, reason, grace_ms }));
     }
 
@@ -82,17 +90,27 @@ impl Core {
     /// Records the end of an attempt none of whose ranks is left, and what follows from it.
     fn end(&mut self, now_ms: u64, id: AttemptId, end: AttemptEnd, effects: &mut Effects) {
         let study = id.trial.study;
-        let (Some(trial), Some(cancelled)) =
-            (self.trial(id.trial), self.study(study).map(|study| study.cancelled))
-        else {
+        let (Some(trial), Some(cancelled)) = (
+            self.trial(id.trial),
+            self.study(study)
+                .zip(self.trial(id.trial))
+                .map(|(study, trial)| study.cancelled || trial.cancelled),
+        ) else {
             return;
         };
+        let end = self.name_the_silent(id, end);
+        let end = if planted!(self, CountsLostWorkersAsFailures) { counted(end) } else { end };
         let verdict = match &end {
             AttemptEnd::Failed(cause) if !cancelled => {
                 Some(verdict(trial, &self.studies[&study].spec.retry, cause, now_ms))
             }
             _ => None,
         };
+        let (end, verdict) = match (end, verdict) {
+            (AttemptEnd::Failed(cause), Some(given)) => self.put_down_to_worker(id, cause, given),
+            (end, _) => (end, None),
+        };
+        self.judge(id, &end, effects);
         let retry_at_ms = match verdict {
             Some(Verdict::Retry { at_ms }) => Some(at_ms),
             _ => None,
@@ -105,6 +123,75 @@ impl Core {
         }
         self.finish_if_over(now_ms, study, effects);
     }
+
+    /// A failure does not count against the trial where the worker is as likely to blame and another one can take the
+    /// trial: what could not even be started, and what would be the end of the trial without having been tried
+    /// elsewhere. One bad worker can then not fail a study.
+    fn put_down_to_worker(
+        &self,
+        id: AttemptId,
+        cause: FailureCause,
+        verdict: Verdict,
+    ) -> (AttemptEnd, Option<Verdict>) {
+        let worker = self.worker_of(id, cause.rank);
+        let (Some(trial), Some(worker)) = (self.trial(id.trial), worker) else {
+            return (AttemptEnd::Failed(cause), Some(verdict));
+        };
+        let only_there = trial.failed_on.iter().all(|failed| *failed == worker);
+        let unproven =
+            cause.exit == ProcessExit::NotStarted || matches!(verdict, Verdict::GiveUp { .. }) && only_there;
+        if unproven && self.can_go_elsewhere(id.trial.study, trial, &worker) {
+            (AttemptEnd::Unfit { worker, cause }, None)
+        } else {
+            (AttemptEnd::Failed(cause), Some(verdict))
+        }
+    }
+
+    /// What the end of an attempt says about its workers.
+    fn judge(&mut self, id: AttemptId, end: &AttemptEnd, effects: &mut Effects) {
+        let Some(gang) = self.gang(id) else { return };
+        match end {
+            AttemptEnd::Completed => {
+                let workers: Vec<WorkerId> =
+                    gang.ranks.iter().map(|rank| rank.placement.worker.clone()).collect();
+                self.praise(workers);
+            }
+            AttemptEnd::Failed(cause) | AttemptEnd::Unfit { cause, .. } => {
+                let (Some(worker), Some(trial)) = (self.worker_of(id, cause.rank), self.trial(id.trial))
+                else {
+                    return;
+                };
+                let before = trial.last_failure.clone().zip(trial.last_failed_on.clone());
+                let before = before.as_ref().map(|(cause, at)| (cause, at));
+                self.blame(id.trial.study, &worker, cause, before, effects);
+            }
+            _ => {}
+        }
+    }
+
+    /// The worker that holds a rank of a current attempt.
+    pub(crate) fn worker_of(&self, id: AttemptId, rank: Option<Rank>) -> Option<WorkerId> {
+        Some(self.gang(id)?.rank(rank?)?.placement.worker.clone())
+    }
+}
+
+/// What a planted bug makes of a lost worker.
+#[cfg(mtinet_mutations)]
+fn counted(end: AttemptEnd) -> AttemptEnd {
+    match end {
+        AttemptEnd::WorkerLost { reason, .. } => AttemptEnd::Failed(FailureCause {
+            rank: None,
+            exit: ProcessExit::NotStarted,
+            step: None,
+            message: reason,
+        }),
+        end => end,
+    }
+}
+
+#[cfg(not(mtinet_mutations))]
+fn counted(end: AttemptEnd) -> AttemptEnd {
+    end
 }
 
 /// Whether what became known while an attempt is being stopped is nearer to the root than what it is stopped for.
@@ -113,6 +200,8 @@ impl Core {
 /// where the death of a whole worker only shows when its lease is over.
 fn explains(later: &AttemptEnd, known: &AttemptEnd) -> bool {
     match (later, known) {
+        // All its work is done: nothing is left to stop for.
+        (AttemptEnd::Completed, _) => true,
         // No peer is needed yet while a rank is prepared.
         (AttemptEnd::WorkerLost { .. }, AttemptEnd::Failed(known)) => known.exit != ProcessExit::NotStarted,
         (AttemptEnd::Failed(later), AttemptEnd::Failed(known)) => {

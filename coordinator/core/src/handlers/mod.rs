@@ -2,5 +2,7 @@
 
 mod attempt;
 mod report;
+pub(crate) mod request;
 mod study;
+pub(crate) mod watch;
 mod worker;

@@ -15,19 +15,21 @@ impl Core {
     /// nothing, and are acknowledged all the same: see [`Core::last_seq`].
     pub fn on_report(&mut self, now_ms: u64, worker: &WorkerId, report: Report) -> Effects {
         let mut effects = Effects::default();
-        if report.seq <= self.last_seq(worker) {
+        #[cfg(mtinet_mutations)]
+        let report = self.misread(report);
+        // A repeated one is a sign of life too.
+        effects.extend(self.on_heartbeat(now_ms, worker));
+        if report.seq <= self.last_seq(worker) && !planted!(self, TakesReportsTwice) {
             return effects;
         }
-        let lease_ms = self.config.lease_ms;
         match self.pool.touch(worker).filter(|worker| worker.link == Link::Ready) {
             Some(worker) => {
-                worker.seen_seq = report.seq;
-                worker.heard_ms = now_ms;
-                worker.deadline_ms = now_ms + lease_ms;
+                worker.seen_seq = worker.seen_seq.max(report.seq);
             }
             None => return effects,
         }
         if self.holds(worker, &report) {
+            self.heard_of(now_ms, report.attempt);
             self.take_in(now_ms, worker, report, &mut effects);
         } else if matches!(report.fact, Fact::Exited { .. }) {
             // A process left over from an attempt that ended without this worker: only its slot is of interest.
@@ -44,6 +46,17 @@ impl Core {
         self.gang(report.attempt)
             .and_then(|gang| gang.rank(report.rank))
             .is_some_and(|rank| rank.placement.worker == *worker && !rank.phase.is_over())
+    }
+
+    /// What a planted bug makes of a report about an attempt that is over.
+    #[cfg(mtinet_mutations)]
+    fn misread(&self, mut report: Report) -> Report {
+        if planted!(self, TakesReportsOfFormerAttempts)
+            && let Some(now) = self.current(report.attempt.trial)
+        {
+            report.attempt = now;
+        }
+        report
     }
 
     fn take_in(&mut self, now_ms: u64, worker: &WorkerId, report: Report, effects: &mut Effects) {

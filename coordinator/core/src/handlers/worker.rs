@@ -27,6 +27,7 @@ impl Core {
             .map(|rank| (Held { attempt: rank.attempt, rank: rank.rank }, *rank))
             .collect();
         self.greet(now_ms, hello, &believed);
+        self.mark_worker(&worker);
         let mut lost = Vec::new();
         for (held, slot) in &believed {
             let listed = known_to_it.get(held).filter(|rank| rank.slot == *slot);
@@ -44,6 +45,10 @@ impl Core {
             }
         }
         self.lose_ranks(now_ms, &worker, &lost, "it came back without the rank", &mut effects);
+        if self.marks.get(&worker).is_some_and(|mark| mark.drained) {
+            // The drain may have been recorded and what follows from it not.
+            self.vacate(now_ms, &worker, &mut effects);
+        }
         self.undecided = true;
         self.conclude(now_ms, effects)
     }
@@ -51,7 +56,11 @@ impl Core {
     /// A worker's session is down. Its lease goes on.
     pub fn on_worker_disconnected(&mut self, now_ms: u64, worker: &WorkerId) -> Effects {
         if self.pool.get(worker).is_some_and(|worker| worker.link == Link::Ready) {
-            self.pool.change(worker, |worker| worker.link = Link::Away);
+            let frees = planted!(self, UsesSlotsOfAwayWorkers);
+            self.pool.change(worker, |worker| {
+                worker.link = if frees { Link::Ready } else { Link::Away };
+                worker.slots.values_mut().filter(|_| frees).for_each(|slot| slot.held = None);
+            });
             self.undecided = true;
         }
         self.conclude(now_ms, Effects::default())
@@ -89,6 +98,8 @@ impl Core {
         for id in old {
             self.pool.forget(&id);
         }
+        self.check_watched(now_ms, &mut effects);
+        self.undecided |= self.may_widen(now_ms);
         self.conclude(now_ms, effects)
     }
 
@@ -101,6 +112,7 @@ impl Core {
             for (_, worker) in self.pool.touch_all() {
                 worker.deadline_ms = worker.deadline_ms.saturating_add(gap);
             }
+            self.forgive_silence(gap);
         }
     }
 
@@ -109,6 +121,7 @@ impl Core {
         let held: Vec<Held> = self.held_by(id).into_keys().filter(|held| self.is_live(id, *held)).collect();
         let silent_ms = self.pool.get(id).map_or(0, |worker| now_ms.saturating_sub(worker.heard_ms));
         self.pool.change(id, |worker| worker.link = Link::Lost);
+        effects.cut.push(id.clone());
         let reason = format!("silent for {:.1} s", silent_ms as f64 / 1000.0);
         self.lose_ranks(now_ms, id, &held, &reason, effects);
         // What a former attempt left there is of no interest until the worker is back and says what runs.
@@ -188,7 +201,9 @@ impl Core {
             Some(RunningRank { exited: true, .. }) => true,
             Some(_) if stopping => {
                 self.set_phase(attempt, rank, Phase::Started);
-                self.send_stop(attempt, worker.clone(), effects);
+                if !planted!(self, ForgetsLostStops) {
+                    self.send_stop(attempt, worker.clone(), effects);
+                }
                 true
             }
             Some(_) => {
@@ -198,7 +213,9 @@ impl Core {
             }
             // The command to start it never arrived.
             None if !stopping && has_slot && self.phase(held) == Some(Phase::Starting) => {
-                self.send_start(attempt, rank, effects);
+                if !planted!(self, ForgetsLostStarts) {
+                    self.send_start(attempt, rank, effects);
+                }
                 self.send_connect(attempt, rank, effects);
                 true
             }

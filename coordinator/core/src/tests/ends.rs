@@ -39,6 +39,11 @@ fn check_end(end: &AttemptEnd, events: &[&Event]) {
             assert_eq!(signal, events.iter().any(struck), "the cause is another rank's: {cause:?}");
         }
         AttemptEnd::WorkerLost { worker, .. } => assert!(losers.contains(worker), "{worker} was not lost"),
-        AttemptEnd::Completed | AttemptEnd::Cancelled => {}
+        AttemptEnd::Completed
+        | AttemptEnd::Cancelled
+        | AttemptEnd::Paused
+        | AttemptEnd::Drained { .. }
+        | AttemptEnd::Widened => {}
+        AttemptEnd::Unfit { .. } => assert!(losers.is_empty(), "losing {losers:?} is put down to a worker"),
     }
 }

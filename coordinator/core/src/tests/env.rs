@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mtinet_domain::evaluation::FoldSummary;
 use mtinet_domain::event::{Event, MetricRecord, MetricScope, Recorded};
+use mtinet_domain::fleet::FleetEvent;
 use mtinet_domain::trial::{ArtifactRef, CheckpointRef, DatasetRef, Device, ProcessExit, TrialStatus};
 use mtinet_domain::{AttemptId, Rank, SlotIndex, StudyId, StudySpec, TrialId, WorkerId};
 
-use crate::{Command, Core, CoreConfig, Effects, Fact, Hello, Link, Report, RunningRank, Slot, WaitReason};
+use crate::{
+    Command, Core, CoreConfig, Effects, Fact, Hello, Link, Refusal, Report, Request, RunningRank, Slot,
+    WaitReason,
+};
 
 pub const LEASE_MS: u64 = 3000;
 /// What an agent says of a rank that it stopped.
@@ -26,6 +30,7 @@ pub struct TestEnv {
     /// Ranks that the core gave up; only these may outlive their attempt.
     given_up: BTreeSet<(AttemptId, Rank)>,
     seqs: BTreeMap<StudyId, u64>,
+    pub fleet_log: Vec<FleetEvent>,
 }
 
 #[derive(Default)]
@@ -77,6 +82,7 @@ impl TestEnv {
             discarded: BTreeSet::new(),
             given_up: BTreeSet::new(),
             seqs: BTreeMap::new(),
+            fleet_log: Vec::new(),
         }
     }
 
@@ -160,8 +166,14 @@ impl TestEnv {
     }
 
     pub fn cancel(&mut self, study: StudyId) {
-        let effects = self.core.on_cancel_study(self.now, study);
+        self.request(&Request::CancelStudy(study)).unwrap();
+    }
+
+    /// A person asks for something.
+    pub fn request(&mut self, request: &Request) -> Result<u32, Refusal> {
+        let (count, effects) = self.core.on_request(self.now, request, Some("ada".into()))?;
         self.perform(effects);
+        Ok(count)
     }
 
     /// Time passes with ticks; agents with a session send heartbeats.
@@ -192,6 +204,7 @@ impl TestEnv {
                 core.restore_seq(&report.worker, report.seq);
             }
         }
+        self.fleet_log.iter().for_each(|event| core.apply_fleet(event));
         assert_eq!(core.durable(), before, "a replay gives another state");
         for garbage in core.on_restarted(self.now) {
             assert!(self.discarded.contains(&garbage.blake3), "{garbage:?} was never discarded while live");
@@ -206,6 +219,7 @@ impl TestEnv {
     /// Stores, then delivers.
     pub fn perform(&mut self, effects: Effects) {
         self.core.sanity_check().unwrap();
+        self.fleet_log.extend(effects.fleet);
         for (study, event) in effects.record {
             if let Event::RankLost { trial, attempt, rank, .. } = &event {
                 let attempt = AttemptId { trial: TrialId { study, key: *trial }, number: *attempt };
@@ -362,6 +376,13 @@ impl TestEnv {
             let (id, attempt) = self.at(trial, rank);
             self.exit(&id, attempt, Rank(rank), ProcessExit::Code(0), true, "");
         }
+    }
+
+    /// As [`TestEnv::complete`], of a trial with one rank whose worker has no session.
+    pub fn complete_unheard(&mut self, trial: TrialId) {
+        let (id, attempt) = self.at(trial, 0);
+        self.report(&id, attempt, Rank(0), evaluated());
+        self.exit(&id, attempt, Rank(0), ProcessExit::Code(0), true, "");
     }
 
     /// Lets a process do the next thing that a trainer does.

@@ -3,6 +3,8 @@
 mod ends;
 mod env;
 mod faults;
+mod health;
 mod placement;
 mod properties;
 mod recovery;
+mod requests;

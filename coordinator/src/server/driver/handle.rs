@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mtinet_core::{Core, Hello, Report};
+use mtinet_core::{Core, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{StudyId, StudySpec, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -60,11 +60,14 @@ impl Handle {
         answer.await.map_err(|_| ended())
     }
 
-    /// Cancels a study; whether there is such a study.
-    pub async fn cancel(&self, study: StudyId) -> Result<bool, Status> {
+    /// Asks for something in the name of `by`; the answer comes when what follows from it is stored.
+    pub async fn ask(&self, request: Request, by: Option<String>) -> Result<u32, Status> {
         let (reply, answer) = oneshot::channel();
-        self.send(Input::Cancel { study, reply }).await?;
-        answer.await.map_err(|_| ended())
+        self.send(Input::Ask { request, by, reply }).await?;
+        answer.await.map_err(|_| ended())?.map_err(|refusal| match refusal {
+            Refusal::Unknown(words) => Status::not_found(words),
+            Refusal::State(words) => Status::failed_precondition(words),
+        })
     }
 
     /// Looks at the state, with the present time in milliseconds. What is seen is stored.

@@ -7,7 +7,7 @@ mod handle;
 mod run;
 mod sessions;
 
-use mtinet_core::{Core, Effects, Hello, Report};
+use mtinet_core::{Core, Effects, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{StudyId, StudySpec, WorkerId};
 use mtinet_proto::v1::CoordinatorMessage;
@@ -35,8 +35,8 @@ enum Input {
     Closed { worker: WorkerId, session: SessionNumber },
     /// Someone submits a study.
     Submit { spec: Box<StudySpec>, dataset: DatasetRef, reply: oneshot::Sender<StudyId> },
-    /// Someone cancels a study.
-    Cancel { study: StudyId, reply: oneshot::Sender<bool> },
+    /// Someone asks for something.
+    Ask { request: Request, by: Option<String>, reply: oneshot::Sender<Result<u32, Refusal>> },
     /// Someone looks at the state, once everything taken in so far is stored.
     Look(Look),
 }
@@ -44,7 +44,7 @@ enum Input {
 /// What is done when the events of a batch are stored.
 enum Afterwards {
     Submitted(oneshot::Sender<StudyId>, StudyId),
-    Cancelled(oneshot::Sender<bool>, bool),
+    Asked(oneshot::Sender<Result<u32, Refusal>>, Result<u32, Refusal>),
     Look(Look),
     Welcome(WorkerId, u64),
 }

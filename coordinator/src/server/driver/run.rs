@@ -13,6 +13,7 @@ use super::sessions::Sessions;
 use super::{Afterwards, Handle, Input, Round};
 use crate::server::artifacts::Artifacts;
 use crate::server::convert;
+use crate::server::fleet_log::FleetLog;
 use crate::server::store::{StoreError, StoredEvent, Writer};
 
 /// Inputs that wait at most; then whoever sends waits.
@@ -35,17 +36,25 @@ pub struct Driver {
 }
 
 /// Starts the driver on a core that the log has been replayed into.
-pub fn spawn(core: Core, writer: Writer, artifacts: Artifacts, stop: CancellationToken) -> Driver {
+pub fn spawn(
+    core: Core,
+    writer: Writer,
+    fleet: FleetLog,
+    artifacts: Artifacts,
+    stop: CancellationToken,
+) -> Driver {
     let (sender, inputs) = mpsc::channel(INPUTS);
     let (recorded, _) = broadcast::channel(RECORDED);
     let handle = Handle::new(sender, recorded.downgrade());
-    let state = State { core, writer, artifacts, recorded, sessions: Sessions::default(), cut: Vec::new() };
+    let state =
+        State { core, writer, fleet, artifacts, recorded, sessions: Sessions::default(), cut: Vec::new() };
     Driver { handle, task: tokio::spawn(state.run(inputs, stop)) }
 }
 
 struct State {
     core: Core,
     writer: Writer,
+    fleet: FleetLog,
     artifacts: Artifacts,
     recorded: broadcast::Sender<Arc<Vec<StoredEvent>>>,
     sessions: Sessions,
@@ -129,10 +138,12 @@ impl State {
                 round.effects.extend(effects);
                 round.afterwards.push(Afterwards::Submitted(reply, study));
             }
-            Input::Cancel { study, reply } => {
-                let known = self.core.study(study).is_some();
-                round.effects.extend(self.core.on_cancel_study(now_ms, study));
-                round.afterwards.push(Afterwards::Cancelled(reply, known));
+            Input::Ask { request, by, reply } => {
+                let answer = self.core.on_request(now_ms, &request, by).map(|(count, effects)| {
+                    round.effects.extend(effects);
+                    count
+                });
+                round.afterwards.push(Afterwards::Asked(reply, answer));
             }
             Input::Look(look) => round.afterwards.push(Afterwards::Look(look)),
         }
@@ -141,6 +152,10 @@ impl State {
     /// Stores first; only what is stored may be known outside.
     async fn let_out(&mut self, now_ms: u64, round: Round) -> Result<(), StoreError> {
         let Round { effects, afterwards, heard } = round;
+        if !effects.fleet.is_empty() {
+            tracing::info!(facts = ?effects.fleet, "recorded about workers");
+            self.fleet.append(now_ms, effects.fleet).await?;
+        }
         if !effects.record.is_empty() {
             let stored = self.writer.append(now_ms, effects.record).await?;
             for event in stored.iter().filter(|event| event.kind != "metrics") {
@@ -156,7 +171,7 @@ impl State {
                     self.send(&worker, convert::welcome(last_seq));
                 }
                 Afterwards::Submitted(reply, study) => drop(reply.send(study)),
-                Afterwards::Cancelled(reply, known) => drop(reply.send(known)),
+                Afterwards::Asked(reply, answer) => drop(reply.send(answer)),
                 Afterwards::Look(look) => look(&self.core, now_ms),
             }
         }
@@ -168,6 +183,10 @@ impl State {
         for worker in heard {
             let seq = self.core.last_seq(&worker);
             self.send(&worker, convert::ack(seq));
+        }
+        for worker in effects.cut {
+            // It is to introduce itself again; on this session it would not be listened to.
+            self.sessions.close(&worker);
         }
         if !effects.discard.is_empty() {
             let artifacts = self.artifacts.clone();

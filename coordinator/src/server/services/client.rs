@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use mtinet_core::Request as Asked;
 use mtinet_domain::trial::DatasetRef;
-use mtinet_domain::{StudyId, StudySpec};
+use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey};
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_server::Client;
 use mtinet_proto::v1::{
@@ -133,10 +134,88 @@ impl Client for ClientService {
         request: Request<CancelStudyRequest>,
     ) -> Result<Response<CancelStudyResponse>, Status> {
         let study = StudyId(request.get_ref().study);
-        if !self.driver.cancel(study).await? {
-            return Err(no_study(&study.to_string()));
-        }
+        self.driver.ask(Asked::CancelStudy(study), by(&request)).await?;
         Ok(Response::new(CancelStudyResponse {}))
+    }
+
+    async fn pause_study(
+        &self,
+        request: Request<v1::PauseStudyRequest>,
+    ) -> Result<Response<v1::PauseStudyResponse>, Status> {
+        let study = StudyId(request.get_ref().study);
+        let stopping = self.driver.ask(Asked::PauseStudy(study), by(&request)).await?;
+        Ok(Response::new(v1::PauseStudyResponse { stopping }))
+    }
+
+    async fn resume_study(
+        &self,
+        request: Request<v1::ResumeStudyRequest>,
+    ) -> Result<Response<v1::ResumeStudyResponse>, Status> {
+        let study = StudyId(request.get_ref().study);
+        self.driver.ask(Asked::ResumeStudy(study), by(&request)).await?;
+        Ok(Response::new(v1::ResumeStudyResponse {}))
+    }
+
+    async fn retry_trials(
+        &self,
+        request: Request<v1::RetryTrialsRequest>,
+    ) -> Result<Response<v1::RetryTrialsResponse>, Status> {
+        let by = by(&request);
+        let v1::RetryTrialsRequest { study, trials } = request.into_inner();
+        let trials = trials.iter().map(|key| trial_key(key)).collect::<Result<_, _>>()?;
+        let retried = self.driver.ask(Asked::RetryTrials { study: StudyId(study), trials }, by).await?;
+        Ok(Response::new(v1::RetryTrialsResponse { retried }))
+    }
+
+    async fn cancel_trial(
+        &self,
+        request: Request<v1::CancelTrialRequest>,
+    ) -> Result<Response<v1::CancelTrialResponse>, Status> {
+        let trial = required("trial", request.get_ref().trial.clone())?;
+        self.driver.ask(Asked::CancelTrial(trial), by(&request)).await?;
+        Ok(Response::new(v1::CancelTrialResponse {}))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+        let v1::DrainWorkerRequest { worker, undo } = request.get_ref().clone();
+        let asked = if undo { Asked::Undrain(worker) } else { Asked::Drain(worker) };
+        let stopping = self.driver.ask(asked, by(&request)).await?;
+        Ok(Response::new(v1::DrainWorkerResponse { stopping }))
+    }
+
+    async fn readmit_worker(
+        &self,
+        request: Request<v1::ReadmitWorkerRequest>,
+    ) -> Result<Response<v1::ReadmitWorkerResponse>, Status> {
+        let worker = request.get_ref().worker.clone();
+        self.driver.ask(Asked::Readmit(worker), by(&request)).await?;
+        Ok(Response::new(v1::ReadmitWorkerResponse {}))
+    }
+
+    async fn explain_trial(
+        &self,
+        request: Request<v1::ExplainTrialRequest>,
+    ) -> Result<Response<v1::ExplainTrialResponse>, Status> {
+        let v1::ExplainTrialRequest { study, trial } = request.into_inner();
+        let key = trial_key(&trial)?;
+        let explained = self.driver.look(move |core, _| {
+            let has_it = |candidate: &&mtinet_core::Study| {
+                (study == 0 || candidate.id == StudyId(study)) && candidate.trial(key).is_some()
+            };
+            let id = TrialId { study: core.studies().rev().find(has_it)?.id, key };
+            Some((id, core.explain(id)?))
+        });
+        let (id, why) = explained.await?.ok_or_else(|| no_trial(study, &trial))?;
+        Ok(Response::new(v1::ExplainTrialResponse {
+            study: id.study.0,
+            trial: id.key.to_string(),
+            status: why.status.to_owned(),
+            reason: why.reason,
+            details: why.details,
+        }))
     }
 
     async fn stream_events(
@@ -149,7 +228,7 @@ impl Client for ClientService {
         // Subscribing before reading leaves no gap between what is stored and what is live.
         let live = if follow { Some(self.driver.subscribe()?) } else { None };
         let (events, stream) = mpsc::channel(EVENTS_AHEAD);
-        let feed = Feed { log: self.log.clone(), study, last: after, events };
+        let feed = Feed { log: self.log.clone(), study, last: after, over: false, events };
         tokio::spawn(async move {
             // Whoever hung up needs no answer.
             let _ = feed.run(live).await;
@@ -188,6 +267,8 @@ struct Feed {
     study: StudyId,
     /// Number of the last event that was sent.
     last: u64,
+    /// That was the study's end, as far as was known then: a retry lets it go on.
+    over: bool,
     events: mpsc::Sender<Result<RecordedEvent, Status>>,
 }
 
@@ -218,7 +299,7 @@ impl Feed {
                 self.send(event).await?;
             }
             if read < PAGE {
-                return Ok(());
+                return if self.over { Err(Over) } else { Ok(()) };
             }
         }
     }
@@ -250,22 +331,44 @@ impl Feed {
                 }
                 self.send(event.clone()).await?;
             }
+            if self.over {
+                return Err(Over);
+            }
         }
     }
 
     async fn send(&mut self, event: StoredEvent) -> Result<(), Over> {
         self.last = event.seq;
-        let is_last = event.is_last();
+        self.over = event.is_last();
         let StoredEvent { study, seq, time_ms, kind, json } = event;
         let event = RecordedEvent { study: study.0, seq, time_ms, kind, json };
-        self.events.send(Ok(event)).await.map_err(|_| Over)?;
-        if is_last { Err(Over) } else { Ok(()) }
+        self.events.send(Ok(event)).await.map_err(|_| Over)
     }
 
     async fn break_off(&self, error: impl std::error::Error) -> Over {
         tracing::error!(%error, study = %self.study, "could not read events");
         let _ = self.events.send(Err(Status::internal("the event log could not be read"))).await;
         Over
+    }
+}
+
+/// Who asks, where that is known: nobody proves who they are so far.
+fn by<T>(_: &Request<T>) -> Option<String> {
+    None
+}
+
+fn trial_key(text: &str) -> Result<TrialKey, Status> {
+    text.parse().map_err(|error| Status::invalid_argument(format!("{error}")))
+}
+
+fn no_trial(study: u64, trial: &str) -> Status {
+    match study {
+        0 => Status::not_found(format!(
+            "no study has a trial {trial}; `mtinet status STUDY` shows those of one"
+        )),
+        _ => Status::not_found(format!(
+            "study {study} has no trial {trial}; `mtinet status {study}` shows all"
+        )),
     }
 }
 

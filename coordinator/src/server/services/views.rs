@@ -68,5 +68,7 @@ pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {
         status: status.to_owned(),
         last_heard_ms_ago: now_ms.saturating_sub(worker.heard_ms),
         slots: slots.collect(),
+        drained: worker.drained,
+        set_aside: worker.set_aside.clone().unwrap_or_default(),
     }
 }

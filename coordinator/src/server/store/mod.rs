@@ -30,7 +30,7 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// Whether no event of the study follows.
+    /// Whether no event of the study follows, unless trials are retried.
     pub fn is_last(&self) -> bool {
         self.kind == "study_finished"
     }

@@ -4,3 +4,4 @@ mod artifacts;
 mod fleet;
 mod lifecycle;
 mod refusals;
+mod requests;

@@ -1,0 +1,168 @@
+//! Which workers are drained or set aside, and what they are set aside for.
+//!
+//! Failures are put down to the worker of the rank that failed first. Three in a row without a success between set the
+//! worker aside, unless trials could not run without it. A failure that the same trial has on another worker in the same
+//! words is the trial's own: nobody is blamed for it, and blame that was given for it before is taken back.
+//!
+//! Marks (drained, set aside) are facts of the fleet's log; the failures that led to them are remembered only while the
+//! process lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mtinet_domain::fleet::FleetEvent;
+use mtinet_domain::trial::{FailureCause, ProcessExit};
+use mtinet_domain::{StudyId, WorkerId};
+
+use crate::effects::Effects;
+use crate::pool::{Choice, Worker};
+use crate::retry::describe;
+use crate::schedule::narrowest;
+use crate::state::Core;
+use crate::study::Study;
+
+/// Failures in a row after which a worker is set aside.
+const LIMIT: u32 = 3;
+
+/// What could not even be started is the worker's fault more surely than what broke while training.
+const NOT_STARTED: u32 = 2;
+
+/// What the fleet's log says of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub drained: bool,
+    pub set_aside: Option<String>,
+}
+
+/// A failure as it is recognised again: how the process ended and its words.
+type Signature = (String, String);
+
+/// A failure that a worker is blamed for.
+#[derive(Clone, Debug)]
+struct Blame {
+    study: StudyId,
+    signature: Signature,
+    weight: u32,
+}
+
+/// What is remembered of failures.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    /// Failures of each worker since its last success.
+    blames: BTreeMap<WorkerId, Vec<Blame>>,
+    /// Failures that were seen to be the study's own.
+    own_faults: BTreeSet<(StudyId, Signature)>,
+}
+
+impl Core {
+    /// Replays a fact of the fleet's log. The order relative to studies' events does not matter.
+    pub fn apply_fleet(&mut self, event: &FleetEvent) {
+        let mark = self.marks.entry(event.worker().clone()).or_default();
+        match event {
+            FleetEvent::WorkerDrained { .. } => mark.drained = true,
+            FleetEvent::WorkerUndrained { .. } => mark.drained = false,
+            FleetEvent::WorkerSetAside { reason, .. } => mark.set_aside = Some(reason.clone()),
+            FleetEvent::WorkerReadmitted { worker, .. } => {
+                mark.set_aside = None;
+                self.health.blames.remove(worker);
+            }
+        }
+        if *mark == Mark::default() {
+            self.marks.remove(event.worker());
+        }
+        if self.pool.get(event.worker()).is_some() {
+            self.mark_worker(event.worker());
+        }
+        self.undecided = true;
+    }
+
+    /// Folds a fact of the fleet that was just decided, and has it recorded.
+    pub(crate) fn record_fleet(&mut self, effects: &mut Effects, event: FleetEvent) {
+        self.apply_fleet(&event);
+        effects.fleet.push(event);
+    }
+
+    /// Brings what the log says of a worker to the worker itself.
+    pub(crate) fn mark_worker(&mut self, id: &WorkerId) {
+        let mark = self.marks.get(id).cloned().unwrap_or_default();
+        let places = planted!(self, PlacesOnDrainedWorkers);
+        self.pool.change(id, |worker: &mut Worker| {
+            worker.drained = mark.drained && !places;
+            worker.set_aside = mark.set_aside;
+        });
+    }
+
+    /// An attempt on these workers finished its work.
+    pub(crate) fn praise(&mut self, workers: impl IntoIterator<Item = WorkerId>) {
+        for worker in workers {
+            self.health.blames.remove(&worker);
+        }
+    }
+
+    /// An attempt failed on a worker; `before` is the trial's failure before this one and the worker that had it.
+    pub(crate) fn blame(
+        &mut self,
+        study: StudyId,
+        worker: &WorkerId,
+        cause: &FailureCause,
+        before: Option<(&FailureCause, &WorkerId)>,
+        effects: &mut Effects,
+    ) {
+        let signature = (cause.exit.to_string(), cause.message.clone());
+        let elsewhere_too = before.is_some_and(|(other, at)| {
+            at != worker && (other.exit, &other.message) == (cause.exit, &cause.message)
+        });
+        if elsewhere_too {
+            self.health.own_faults.insert((study, signature.clone()));
+            self.take_back(study, &signature, effects);
+        }
+        if self.health.own_faults.contains(&(study, signature.clone())) {
+            return;
+        }
+        let weight = if cause.exit == ProcessExit::NotStarted { NOT_STARTED } else { 1 };
+        let blames = self.health.blames.entry(worker.clone()).or_default();
+        blames.push(Blame { study, signature, weight });
+        let (count, weight) = (blames.len(), blames.iter().map(|blame| blame.weight).sum::<u32>());
+        let usable = self.pool.get(worker).is_some_and(Worker::is_usable);
+        let bad = weight >= LIMIT && usable && !self.is_needed(worker);
+        if bad || planted!(self, SetsAsideAtOnce) {
+            let reason = format!("{count} attempts in a row failed on it; the last: {}", describe(cause));
+            let worker = worker.clone();
+            self.record_fleet(effects, FleetEvent::WorkerSetAside { worker, reason });
+        }
+    }
+
+    /// Whether trials could not run without this worker: it is the last of a kind, or a gang would not fit any more.
+    fn is_needed(&self, worker: &WorkerId) -> bool {
+        let needs = |study: &Study| {
+            let (kind, needed) = (self.kind_for(study), narrowest(study));
+            let others = BTreeSet::from([worker.clone()]);
+            let without = self.pool.total_among(kind, Choice { only: None, except: &others });
+            self.pool.total(kind) >= needed && without < needed
+        };
+        let mut open = self.active.iter().filter_map(|id| self.studies.get(id));
+        self.pool.is_last_of_a_kind(worker) || open.any(needs)
+    }
+
+    /// Takes back blame for what turned out to be a study's own fault.
+    fn take_back(&mut self, study: StudyId, signature: &Signature, effects: &mut Effects) {
+        let mut cleared = Vec::new();
+        for (worker, blames) in &mut self.health.blames {
+            let before = blames.len();
+            blames.retain(|blame| !(blame.study == study && blame.signature == *signature));
+            let weight: u32 = blames.iter().map(|blame| blame.weight).sum();
+            if blames.len() < before && weight < LIMIT {
+                cleared.push(worker.clone());
+            }
+        }
+        for worker in cleared {
+            if self.marks.get(&worker).is_some_and(|mark| mark.set_aside.is_some()) {
+                self.record_fleet(effects, FleetEvent::WorkerReadmitted { worker, by: None });
+            }
+        }
+    }
+
+    /// A study is over: its faults will not be seen again.
+    pub(crate) fn forget_faults(&mut self, study: StudyId) {
+        self.health.own_faults.retain(|(of, _)| *of != study);
+    }
+}

@@ -1,0 +1,172 @@
+//! Workers on which attempts keep failing, ranks that do not arrive, and the tail of a study.
+
+use mtinet_domain::event::Event;
+use mtinet_domain::fleet::FleetEvent;
+use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
+use mtinet_domain::{Rank, TrialId, WorkerId};
+
+use super::env::{TestEnv, checkpoint, metrics, trial};
+use crate::{Command, Fact, Request, WaitReason};
+
+fn last_end(env: &TestEnv) -> AttemptEnd {
+    let ends = env.log.iter().rev().find_map(|recorded| match &recorded.event {
+        Event::AttemptEnded { end, .. } => Some(end.clone()),
+        _ => None,
+    });
+    ends.expect("an attempt ended")
+}
+
+fn on(env: &TestEnv, worker: &WorkerId) -> Vec<TrialId> {
+    env.running().into_iter().filter(|id| env.at(*id, 0).0 == *worker).collect()
+}
+
+#[test]
+fn a_worker_with_a_wrong_data_root_fails_no_study() {
+    let mut env = TestEnv::new();
+    let study = env.submit("[retry]\nmax_attempts = 1");
+    let bad = env.join_cpus("bad", 1);
+    let good = env.join_cpus("good", 1);
+    let mut failed = 0;
+    while env.core.study(study).unwrap().outcome.is_none() {
+        if let Some(id) = on(&env, &bad).first() {
+            env.rank_fails(*id, 0, ProcessExit::NotStarted, "no data set here");
+            failed += 1;
+        }
+        let id = on(&env, &good)[0];
+        env.complete(id);
+    }
+    assert_eq!(env.core.study(study).unwrap().status(), "complete");
+    assert_eq!(failed, 2, "after that it is set aside");
+    let aside = env.fleet_log.last().unwrap();
+    assert!(
+        matches!(aside, FleetEvent::WorkerSetAside { reason, .. } if reason.contains("no data set here"))
+    );
+    assert_eq!(env.core.trial(trial(study, "mti-net/0/0")).unwrap().failures, 0);
+    env.restart(true);
+    env.connect(&bad);
+    env.connect(&good);
+    let second = env.submit("folds = [0]");
+    assert_eq!(on(&env, &bad), [], "a restart does not forget it");
+    env.request(&Request::Readmit("bad".into())).unwrap();
+    assert_eq!(on(&env, &bad), [trial(second, "unet/0/0")]);
+}
+
+#[test]
+fn a_trial_waits_for_another_worker_and_leaves_this_one_to_others() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0, 1]");
+    let bad = env.join_cpus("bad", 1);
+    env.join_cpus("good", 1);
+    let failed = on(&env, &bad)[0];
+    env.rank_fails(failed, 0, ProcessExit::NotStarted, "no data set here");
+    assert!(matches!(last_end(&env), AttemptEnd::Unfit { worker, .. } if worker == bad));
+    let reason = env.reason(failed).unwrap();
+    assert!(matches!(reason, WaitReason::Elsewhere { needed: 1, total: 1, .. }), "{reason:?}");
+    assert_eq!(on(&env, &bad), [trial(study, "unet/0/0")], "those behind it use the slot");
+    // When nobody else is left, it is tried again where it failed, and failures count.
+    env.kill(&WorkerId("good".into()));
+    env.advance(super::env::LEASE_MS + 250);
+    env.complete(trial(study, "unet/0/0"));
+    assert_eq!(on(&env, &bad), [failed]);
+}
+
+#[test]
+fn the_same_failure_on_two_workers_is_the_trials_own() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0, 1, 2]\n[retry]\nbackoff = 0");
+    let (a, b) = (env.join_cpus("a", 3), env.join_cpus("b", 3));
+    // Every trial of an arm fails at the same step, wherever it runs.
+    for _ in 0..20 {
+        for id in env.running() {
+            env.rank_fails(id, 0, ProcessExit::Code(1), "loss is nan");
+        }
+        env.advance(500);
+    }
+    assert_eq!(env.core.study(study).unwrap().status(), "incomplete");
+    let usable = |id: &WorkerId| env.core.workers().any(|(other, worker)| other == id && worker.is_usable());
+    assert!(usable(&a) && usable(&b), "nobody is to blame: {:?}", env.fleet_log);
+}
+
+#[test]
+fn one_worker_alone_cannot_use_up_a_trial() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[retry]\nbackoff = 0");
+    let bad = env.join_cpus("bad", 1);
+    let good = env.join_cpus("good", 1);
+    let failed = on(&env, &bad)[0];
+    let other = on(&env, &good)[0];
+    for _ in 0..2 {
+        env.rank_fails(failed, 0, ProcessExit::Code(1), "device error");
+        env.advance(250);
+    }
+    assert_eq!(env.status(failed), TrialStatus::Waiting, "{:?}", last_end(&env));
+    env.complete(other);
+    assert_eq!(env.at(failed, 0).0, good);
+    env.complete(failed);
+    assert_eq!(env.core.study(study).unwrap().status(), "complete");
+}
+
+#[test]
+fn a_rank_that_does_not_start_in_time_is_named() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let head = trial(study, "mti-net/0/0");
+    env.rank_reports(head, 0, Fact::Started);
+    let late = env.at(head, 1).0;
+    env.advance(3_600_000);
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::NotStarted));
+    assert!(cause.message.contains(&format!("rank 1 on worker {late} did not start")), "{}", cause.message);
+}
+
+#[test]
+fn where_ranks_wait_in_vain_the_one_that_had_to_be_killed_is_the_cause() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let head = trial(study, "mti-net/0/0");
+    let hung = env.at(head, 1).0;
+    let words = "all_reduce: no answer from a peer in time: Timed out waiting 600000ms";
+    env.rank_fails(head, 0, ProcessExit::Code(1), words);
+    let patient = |command: &Command| matches!(command, Command::StopAttempt { grace_ms: 1.., .. });
+    assert!(env.agents[&hung].told.iter().any(patient), "time to say the same: {:?}", env.agents[&hung].told);
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::Signal(9)));
+    assert!(cause.message.contains("did not arrive") && cause.message.contains(words), "{}", cause.message);
+}
+
+#[test]
+fn an_attempt_without_a_word_is_ended() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    env.rank_reports(head, 0, metrics(3));
+    env.advance(7_199_000);
+    assert_eq!(env.core.trial(head).unwrap().attempts, 1);
+    env.advance(2000);
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    assert!(cause.message.contains("hangs") && cause.step == Some(3), "{cause:?}");
+}
+
+#[test]
+fn the_last_trial_goes_on_with_more_ranks() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 4\n");
+    env.join_cpus("a", 2);
+    let (head, last) = (trial(study, "mti-net/0/0"), trial(study, "unet/0/0"));
+    assert_eq!((env.width(head), env.width(last)), (1, 1));
+    env.rank_reports(last, 0, Fact::Checkpoint(checkpoint(5, "c5")));
+    env.advance(70_000);
+    assert_eq!(env.width(last), 1, "nothing is spare");
+    env.complete(head);
+    env.advance(500);
+    assert_eq!((env.width(last), env.core.trial(last).unwrap().failures), (2, 0));
+    assert_eq!(last_end(&env), AttemptEnd::Widened);
+    let (a, attempt) = env.at(last, 0);
+    assert_eq!(env.agents[&a].processes[&(attempt, Rank(0))].resume, Some(checkpoint(5, "c5")));
+    env.restart(true);
+}

@@ -1,0 +1,73 @@
+//! Immutable facts about workers that are no study's: who is drained, who is set aside.
+//!
+//! They are stored as JSON like [`crate::event`]s and are readable forever, in a log of their own: no study's events
+//! depend on them. A worker is one agent process, so a new process of the same machine starts with a clean record.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::WorkerId;
+
+/// What happened to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum FleetEvent {
+    /// A person asked that the worker's trials go on elsewhere and that it gets no new ones.
+    WorkerDrained {
+        /// The worker.
+        worker: WorkerId,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A person took that back.
+    WorkerUndrained {
+        /// The worker.
+        worker: WorkerId,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// Attempts kept failing on the worker: it gets no new ones.
+    WorkerSetAside {
+        /// The worker.
+        worker: WorkerId,
+        /// What kept failing, in words.
+        reason: String,
+    },
+    /// A worker that was set aside gets trials again.
+    WorkerReadmitted {
+        /// The worker.
+        worker: WorkerId,
+        /// Who asked; absent where what failed there turned out to fail elsewhere too.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+}
+
+impl FleetEvent {
+    /// The worker that it is about.
+    pub fn worker(&self) -> &WorkerId {
+        match self {
+            Self::WorkerDrained { worker, .. }
+            | Self::WorkerUndrained { worker, .. }
+            | Self::WorkerSetAside { worker, .. }
+            | Self::WorkerReadmitted { worker, .. } => worker,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_facts_read_back_with_and_without_who_asked() {
+        let drained = r#"{"type":"worker_drained","worker":"w1"}"#;
+        let event: FleetEvent = serde_json::from_str(drained).unwrap();
+        assert_eq!(event, FleetEvent::WorkerDrained { worker: WorkerId("w1".into()), by: None });
+        assert_eq!(serde_json::to_string(&event).unwrap(), drained);
+        let event = FleetEvent::WorkerReadmitted { worker: WorkerId("w1".into()), by: Some("ada".into()) };
+        let json = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<FleetEvent>(&json).unwrap(), event);
+    }
+}
