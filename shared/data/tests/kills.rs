@@ -95,10 +95,10 @@ fn path(dir: &Path, step: u64) -> PathBuf {
     dir.join(format!("step-{step:09}.safetensors"))
 }
 
-/// What the checkpoint of a step holds, to the bit.
+/// What the checkpoint of a step holds, to the bit. Cheap, so that a saver spends its life writing.
 fn content(step: u64) -> Vec<u8> {
-    let mut bytes = vec![0; BYTES];
-    ChaCha8Rng::seed_from_u64(step).fill_bytes(&mut bytes);
+    let mut bytes = vec![step.to_le_bytes()[0]; BYTES];
+    bytes[..8].copy_from_slice(&step.to_le_bytes());
     bytes
 }
 
