@@ -9,7 +9,7 @@ export CUDA
 export LIBTORCH := $(CURDIR)/.libtorch/cuda
 endif
 
-.PHONY: demo test build install lint boundaries check-cuda libtorch clean help
+.PHONY: demo test build install lint boundaries check-cuda libtorch bench-coordinator clean help
 
 help:
 	@echo "make demo        five-fold study on a phantom data set, on this machine; report in runs/demo/report"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint        formatting and clippy"
 	@echo "make build CUDA=1, make install CUDA=1: the same for machines with NVIDIA GPUs"
 	@echo "make check-cuda  builds and links the CUDA variant; needs no GPU"
+	@echo "make bench-coordinator  the coordinator under load: table and runs/bench/coordinator.json"
 	@echo "make clean       removes target/, .libtorch/ and runs/demo"
 
 libtorch:
@@ -46,6 +47,11 @@ boundaries:
 check-cuda:
 	CUDA=1 deploy/libtorch/fetch
 	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir target/cuda
+
+# Only what it needs: no libtorch.
+bench-coordinator:
+	$(CARGO) build $(PROFILE) -p mtinet -p mtinet-bench --bins
+	target/release/mtinet-bench
 
 PREFIX ?= $(HOME)/.local
 install: build

@@ -22,9 +22,12 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::Instrument;
 
+use crate::estate;
 use crate::link::{Command, Link};
+use crate::outbox::{Limits, Outbox};
 use crate::rank::{RankCommand, RankTask, not_started};
 use crate::session::{RankKey, Session};
+use crate::spool::{self, Spool};
 use crate::uplink::Uplink;
 
 /// How an agent runs; see `default.toml` for what a user sets.
@@ -122,8 +125,13 @@ const MAX_SOCKET_DIR_BYTES: usize = 80;
 /// # Errors
 /// [`AgentError::Refused`] where the coordinator does not want it. A coordinator that is away is waited for.
 pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError> {
-    let session = Session::new(options.name.clone(), options.devices.clone());
-    let uplink = Uplink::new(session);
+    let spools = options.work_dir.join("spool");
+    let former = spool::leftovers(&spools);
+    let spool = Spool::create(&spools).inspect_err(|error| {
+        tracing::error!(%error, dir = %spools.display(), "no spool: what is not acknowledged is kept in memory");
+    });
+    let outbox = Outbox::new(spool.ok(), Limits::default());
+    let uplink = Uplink::new(Session::new(options.name.clone(), &options.devices, outbox));
     let (sender, commands) = mpsc::unbounded_channel();
     let link = Link::new(options.coordinator.clone(), options.name.clone(), uplink.clone(), sender);
     let shared = Arc::new(Shared {
@@ -141,7 +149,13 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         work_dir = %shared.options.work_dir.display(),
         "worker starts"
     );
-    Agent { shared, held: Held::default(), tasks: JoinSet::new() }.run(link, commands, shutdown).await
+    let mut estates = JoinSet::new();
+    for leftover in former {
+        estates.spawn(estate::settle(shared.options.coordinator.clone(), leftover));
+    }
+    Agent { shared, held: Held::default(), tasks: JoinSet::new(), _estates: estates }
+        .run(link, commands, shutdown)
+        .await
 }
 
 fn socket_dir() -> std::io::Result<tempfile::TempDir> {
@@ -162,6 +176,8 @@ struct Agent {
     shared: Arc<Shared>,
     held: Held,
     tasks: JoinSet<()>,
+    /// What former agents on this directory left unsaid; ends with this one, and then waits for the next.
+    _estates: JoinSet<()>,
 }
 
 impl Agent {
@@ -318,6 +334,9 @@ impl Agent {
             if tokio::time::timeout(timings.farewell, acknowledged).await.is_err() {
                 tracing::warn!(reports = uplink.backlog().reports, "reports were not acknowledged in time");
             }
+        }
+        if uplink.backlog().reports == 0 {
+            uplink.with(Session::close);
         }
     }
 }

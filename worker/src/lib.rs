@@ -9,6 +9,7 @@ mod agent;
 mod conversation;
 mod dataset;
 pub mod devices;
+mod estate;
 mod frames;
 mod link;
 mod outbox;
@@ -17,6 +18,7 @@ mod process;
 mod rank;
 mod session;
 pub mod settings;
+mod spool;
 mod uplink;
 mod uploads;
 

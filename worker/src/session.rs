@@ -10,9 +10,10 @@ use mtinet_domain::trial::Device;
 use mtinet_domain::{AttemptId, Rank, SlotIndex, WorkerId};
 use mtinet_proto::v1::{Hello, Report, RunningRank, report::Fact};
 use mtinet_proto::{PROTOCOL_VERSION, v1};
-use mtinet_runtime::convert::ToProto;
+use mtinet_runtime::convert::{FromProto, ToProto};
 
 use crate::outbox::Outbox;
+use crate::spool::Leftover;
 
 /// One rank of one attempt.
 pub type RankKey = (AttemptId, Rank);
@@ -21,12 +22,14 @@ pub type RankKey = (AttemptId, Rank);
 #[derive(Debug)]
 pub struct Session {
     name: String,
-    devices: Vec<Device>,
+    slots: Vec<v1::Slot>,
     worker: Option<WorkerId>,
     outbox: Outbox,
     ranks: BTreeMap<RankKey, Held>,
     connection: Connection,
     leaving: bool,
+    /// It speaks for an agent that is no more: nothing is to be started on its slots.
+    is_heir: bool,
 }
 
 /// A rank that the coordinator must know of.
@@ -48,15 +51,46 @@ enum Connection {
 
 impl Session {
     /// An agent that has not joined yet.
-    pub fn new(name: String, devices: Vec<Device>) -> Self {
+    pub fn new(name: String, devices: &[Device], outbox: Outbox) -> Self {
+        let slot = |(index, device): (u32, &Device)| (SlotIndex(index), *device).to_proto();
         Self {
             name,
-            devices,
+            slots: (0..).zip(devices).map(slot).collect(),
             worker: None,
-            outbox: Outbox::default(),
+            outbox,
             ranks: BTreeMap::new(),
             connection: Connection::Unwelcome,
             leaving: false,
+            is_heir: false,
+        }
+    }
+
+    /// Speaks for an agent that is no more. Its ranks ended with it: they are mentioned as over while there is
+    /// something to say about them, and not at all afterwards.
+    pub fn inherit(leftover: Leftover) -> Self {
+        let Hello { worker_id, name, slots, running, .. } = leftover.hello.clone();
+        let last = leftover.reports.last().map_or(0, |(report, _)| report.seq);
+        let over = |rank: RunningRank| {
+            let attempt = AttemptId::from_proto(rank.attempt?).ok()?;
+            let same =
+                |report: &Report| report.attempt == Some(attempt.to_proto()) && report.rank == rank.rank;
+            let exited = |report: &Report| same(report) && matches!(report.fact, Some(Fact::Exited(_)));
+            let exit =
+                leftover.reports.iter().find(|(report, _)| exited(report)).map(|(report, _)| report.seq);
+            // Without a report of its end it is mentioned until all is said, so that all of it counts.
+            let exit = Some(exit.unwrap_or(last)).filter(|_| last > 0)?;
+            Some(((attempt, Rank(rank.rank)), Held { slot: SlotIndex(rank.slot), exit: Some(exit) }))
+        };
+        let ranks = running.into_iter().filter_map(over).collect();
+        Self {
+            name,
+            slots,
+            worker: Some(WorkerId(worker_id)),
+            outbox: Outbox::inherit(leftover),
+            ranks,
+            connection: Connection::Unwelcome,
+            leaving: false,
+            is_heir: true,
         }
     }
 
@@ -68,6 +102,7 @@ impl Session {
     /// The coordinator gave the agent its identity.
     pub fn on_joined(&mut self, worker: WorkerId) {
         self.worker = Some(worker);
+        self.note();
     }
 
     /// The coordinator does not know this identity any more: the agent joins again and keeps its ranks and reports.
@@ -79,20 +114,31 @@ impl Session {
     /// The first message of a new connection; none before the agent joined.
     pub fn hello(&mut self) -> Option<Hello> {
         self.connection = Connection::Unwelcome;
-        let slot = |(index, device): (u32, &Device)| (SlotIndex(index), *device).to_proto();
+        self.introduction()
+    }
+
+    fn introduction(&self) -> Option<Hello> {
         let running = |((attempt, rank), held): (&RankKey, &Held)| RunningRank {
             attempt: Some(attempt.to_proto()),
             rank: rank.0,
             slot: held.slot.0,
             exited: held.exit.is_some(),
         };
+        let held = |slot: &&v1::Slot| self.ranks.values().any(|held| held.slot.0 == slot.index);
         Some(Hello {
             protocol_version: PROTOCOL_VERSION,
             worker_id: self.worker.as_ref()?.to_proto(),
             name: self.name.clone(),
-            slots: (0..).zip(&self.devices).map(slot).collect(),
+            slots: self.slots.iter().filter(|slot| !self.is_heir || held(slot)).cloned().collect(),
             running: self.ranks.iter().map(running).collect(),
         })
+    }
+
+    /// Has the spool know who speaks, and which ranks it holds.
+    fn note(&mut self) {
+        if let Some(hello) = self.introduction() {
+            self.outbox.note(hello);
+        }
     }
 
     /// The coordinator has everything up to `last_seq` and waits for the rest.
@@ -105,6 +151,11 @@ impl Session {
     pub fn on_ack(&mut self, seq: u64) {
         self.outbox.acknowledge(seq);
         self.ranks.retain(|_, held| held.exit.is_none_or(|exit| exit > seq));
+        if self.outbox.is_stale()
+            && let Some(hello) = self.introduction()
+        {
+            self.outbox.restart(hello);
+        }
     }
 
     /// The connection is gone; what was sent on it and not acknowledged goes out again on the next.
@@ -115,7 +166,7 @@ impl Session {
     /// Up to `max` reports that this connection has not carried yet, in order. Empty until the welcome.
     pub fn take_unsent(&mut self, max: usize) -> Vec<Report> {
         let Connection::Welcome { sent } = self.connection else { return Vec::new() };
-        let reports: Vec<Report> = self.outbox.after(sent).take(max).cloned().collect();
+        let reports = self.outbox.after(sent, max);
         if let Some(last) = reports.last() {
             self.connection = Connection::Welcome { sent: last.seq };
         }
@@ -125,6 +176,7 @@ impl Session {
     /// A rank is being started in this slot.
     pub fn on_rank_held(&mut self, key: RankKey, slot: SlotIndex) {
         self.ranks.insert(key, Held { slot, exit: None });
+        self.note();
     }
 
     /// Queues a fact about a rank. Once the agent leaves, ends of ranks are not told any more: the coordinator is to
@@ -134,11 +186,21 @@ impl Session {
         if exited && self.leaving {
             return;
         }
+        if self.outbox.is_too_large()
+            && let Some(hello) = self.introduction()
+        {
+            self.outbox.thin(&hello);
+        }
         let (attempt, rank) = key;
         let seq = self.outbox.push(attempt.to_proto(), rank.0, fact);
         if exited && let Some(held) = self.ranks.get_mut(&key) {
             held.exit = Some(seq);
         }
+    }
+
+    /// Everything is said that was to be said: the spool goes.
+    pub fn close(&mut self) {
+        self.outbox.close();
     }
 
     /// From now on the ends of ranks are the agent's doing.
@@ -162,7 +224,7 @@ impl Session {
 pub struct Backlog {
     /// Reports.
     pub reports: usize,
-    /// Their encoded size.
+    /// Encoded size of those that are in memory only.
     pub bytes: usize,
     /// The number given last.
     pub last_seq: u64,
@@ -181,6 +243,8 @@ mod tests {
     use mtinet_proto::v1::{RankExited, RankStarted};
 
     use super::*;
+    use crate::outbox::Limits;
+    use crate::spool::{Spool, leftovers};
 
     fn key(rank: u32) -> RankKey {
         let trial = TrialId { study: StudyId(1), key: "mti-net/0/0".parse().unwrap() };
@@ -196,7 +260,7 @@ mod tests {
     }
 
     fn joined() -> Session {
-        let mut session = Session::new("a".into(), vec![Device::Cpu, Device::Cuda(0)]);
+        let mut session = Session::new("a".into(), &[Device::Cpu, Device::Cuda(0)], Outbox::default());
         session.on_joined(WorkerId("w1".into()));
         session
     }
@@ -207,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_hello_names_slots_and_ranks() {
-        let mut session = Session::new("a".into(), vec![Device::Cpu]);
+        let mut session = Session::new("a".into(), &[Device::Cpu], Outbox::default());
         assert!(session.hello().is_none(), "nobody before the join");
         let mut session = joined();
         session.on_rank_held(key(1), SlotIndex(1));
@@ -280,6 +344,34 @@ mod tests {
         assert_eq!((hello.worker_id.as_str(), hello.running.len()), ("w2", 1));
         session.on_welcome(0);
         assert_eq!(seqs(&session.take_unsent(9)), [1]);
+    }
+
+    #[test]
+    fn an_heir_says_what_is_left_and_lends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::new(Some(Spool::create(dir.path()).unwrap()), Limits::default());
+        let mut session = Session::new("a".into(), &[Device::Cpu, Device::Cpu, Device::Cpu], outbox);
+        session.on_joined(WorkerId("w1".into()));
+        for slot in 0..3 {
+            session.on_rank_held(key(slot), SlotIndex(slot));
+            session.report(key(slot), started(slot));
+        }
+        session.report(key(0), exited());
+        session.hello();
+        session.on_welcome(1);
+        drop(session);
+        let mut heir = Session::inherit(leftovers(dir.path()).remove(0));
+        let hello = heir.hello().unwrap();
+        assert_eq!((hello.worker_id.as_str(), hello.slots.len()), ("w1", 3));
+        assert!(hello.running.iter().all(|rank| rank.exited) && hello.running.len() == 3);
+        // The spool does not know what was acknowledged; the coordinator does.
+        heir.on_welcome(1);
+        assert_eq!(seqs(&heir.take_unsent(9)), [2, 3, 4]);
+        heir.on_ack(4);
+        let hello = heir.hello().unwrap();
+        assert!(hello.slots.is_empty() && hello.running.is_empty(), "what has no end is lost now");
+        heir.close();
+        assert!(leftovers(dir.path()).is_empty());
     }
 
     #[test]

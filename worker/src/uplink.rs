@@ -8,7 +8,8 @@ use tokio::sync::watch;
 
 use crate::session::{Backlog, RankKey, Session};
 
-/// Unacknowledged bytes above which reporters wait: a trainer then blocks on its socket, and nothing is dropped.
+/// Unacknowledged bytes that no disk holds above which reporters wait: a trainer then blocks on its socket, and nothing
+/// is dropped.
 const LIMIT_BYTES: usize = 64 << 20;
 
 /// The shared session.
@@ -78,7 +79,10 @@ mod tests {
 
     #[tokio::test]
     async fn reporters_wait_while_too_much_is_unacknowledged() {
-        let uplink = Uplink { limit_bytes: 100, ..Uplink::new(Session::new("a".into(), Vec::new())) };
+        let uplink = Uplink {
+            limit_bytes: 100,
+            ..Uplink::new(Session::new("a".into(), &[], crate::outbox::Outbox::default()))
+        };
         uplink.with(|session| session.on_joined(WorkerId("w".into())));
         let trial = TrialId { study: StudyId(1), key: "mti-net/0/0".parse().unwrap() };
         let key = (AttemptId { trial, number: AttemptNumber(1) }, Rank(0));

@@ -1,6 +1,7 @@
 //! Brings a rank's files to the coordinator, one after the other, so that its reports keep their order.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use mtinet_domain::trial::ArtifactRef;
@@ -43,37 +44,97 @@ pub struct Uploader {
     pub dir: PathBuf,
 }
 
+/// What a trainer wrote and is not dealt with yet. Only the newest checkpoint counts: while the coordinator is away for
+/// hours, the disk holds no more than [`KEPT`] of them.
+#[derive(Debug)]
+struct Intake {
+    jobs: UnboundedReceiver<Job>,
+    waiting: VecDeque<Job>,
+    /// Checkpoint files on disk, oldest first.
+    kept: VecDeque<PathBuf>,
+    dir: PathBuf,
+}
+
+impl Intake {
+    /// The next job; none when the trainer is gone and everything is dealt with.
+    async fn next(&mut self) -> Option<Job> {
+        while let Ok(job) = self.jobs.try_recv() {
+            self.admit(job);
+        }
+        if self.waiting.is_empty() {
+            let job = self.jobs.recv().await?;
+            self.admit(job);
+        }
+        self.waiting.pop_front()
+    }
+
+    /// Takes in what comes, forever. Safe to drop at any time.
+    async fn listen(&mut self) -> Infallible {
+        loop {
+            match self.jobs.recv().await {
+                Some(job) => self.admit(job),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Resolves when a newer checkpoint waits. Safe to drop at any time.
+    async fn superseded(&mut self) {
+        while !self.has_newer() {
+            match self.jobs.recv().await {
+                Some(job) => self.admit(job),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn has_newer(&self) -> bool {
+        self.waiting.iter().any(|job| matches!(job, Job::Checkpoint(_)))
+    }
+
+    fn admit(&mut self, job: Job) {
+        if let Job::Checkpoint(saved) = &job {
+            self.waiting.retain(|job| !matches!(job, Job::Checkpoint(_)));
+            self.kept.push_back(PathBuf::from(&saved.path));
+            self.forget_old();
+        }
+        self.waiting.push_back(job);
+    }
+
+    fn forget_old(&mut self) {
+        while self.kept.len() > KEPT {
+            let Some(path) = self.kept.pop_front() else { return };
+            // A trainer that writes to the same path again has replaced the old file itself.
+            if self.kept.contains(&path) || !path.starts_with(&self.dir) {
+                continue;
+            }
+            // One that is being sent stays readable for its sender.
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::debug!(%error, path = %path.display(), "could not remove an old checkpoint");
+            }
+        }
+    }
+}
+
 impl Uploader {
     /// Works until `jobs` closes and is empty, however long the coordinator is away. Returns in words what of the
     /// results could not be stored.
-    pub async fn run(mut self, mut jobs: UnboundedReceiver<Job>) -> Option<String> {
+    pub async fn run(mut self, jobs: UnboundedReceiver<Job>) -> Option<String> {
+        let (waiting, kept) = (VecDeque::new(), VecDeque::new());
+        let mut intake = Intake { jobs, waiting, kept, dir: self.dir.clone() };
         let mut problem = None;
-        let mut kept = VecDeque::new();
         let mut stored = None;
-        let mut next = jobs.recv().await;
-        while let Some(job) = next {
-            let following = jobs.try_recv().ok();
+        while let Some(job) = intake.next().await {
             match job {
                 Job::Checkpoint(saved) => {
-                    // Only the newest counts: one that another follows already is not worth the transfer.
-                    if matches!(following, Some(Job::Checkpoint(_))) {
-                        tracing::debug!(step = saved.step, "checkpoint is superseded before its upload");
-                    } else {
-                        stored = self.checkpoint(&saved).await.or(stored);
-                    }
-                    kept.push_back(PathBuf::from(saved.path));
-                    self.forget_old(&mut kept).await;
+                    stored = self.checkpoint(&saved, &mut intake).await.or(stored);
                 }
                 Job::Evaluated(evaluated) => {
-                    if let Err(error) = self.evaluated(evaluated).await {
+                    if let Err(error) = self.evaluated(evaluated, &mut intake).await {
                         problem = Some(format!("could not store the results: {}", chain(&error)));
                     }
                 }
             }
-            next = match following {
-                Some(job) => Some(job),
-                None => jobs.recv().await,
-            };
         }
         if let Some((path, artifact)) = stored {
             self.keep(&path, &artifact).await;
@@ -82,18 +143,26 @@ impl Uploader {
     }
 
     /// Uploads and reports a checkpoint. One that cannot be stored costs nothing but the way back to it.
-    async fn checkpoint(&mut self, saved: &SavedCheckpoint) -> Option<(PathBuf, ArtifactRef)> {
+    async fn checkpoint(
+        &mut self,
+        saved: &SavedCheckpoint,
+        intake: &mut Intake,
+    ) -> Option<(PathBuf, ArtifactRef)> {
         let path = PathBuf::from(&saved.path);
         let known = optional("artifact", saved.artifact.clone()).unwrap_or_else(|error| {
             tracing::warn!(%error, "hashing the checkpoint again");
             None
         });
-        match self.upload(&path, known).await {
-            Ok(artifact) => {
+        match self.upload(&path, known, intake, true).await {
+            Ok(Some(artifact)) => {
                 let checkpoint = v1::Checkpoint { step: saved.step, artifact: Some(artifact.to_proto()) };
                 self.uplink.report(self.key, Fact::Checkpoint(checkpoint)).await;
                 tracing::info!(step = saved.step, bytes = artifact.bytes, "checkpoint stored");
                 Some((path, artifact))
+            }
+            Ok(None) => {
+                tracing::debug!(step = saved.step, "checkpoint is superseded before it could be stored");
+                None
             }
             Err(error) => {
                 tracing::warn!(step = saved.step, error = chain(&error), "checkpoint could not be stored");
@@ -102,12 +171,17 @@ impl Uploader {
         }
     }
 
-    async fn evaluated(&mut self, evaluated: TrainerEvaluated) -> Result<(), ArtifactError> {
+    async fn evaluated(
+        &mut self,
+        evaluated: TrainerEvaluated,
+        intake: &mut Intake,
+    ) -> Result<(), ArtifactError> {
         let TrainerEvaluated { summary_json, evaluation_path, weights_path, predictions_path } = evaluated;
         let mut stored = [None, None, None];
         for (place, path) in stored.iter_mut().zip([evaluation_path, weights_path, predictions_path]) {
             if !path.is_empty() {
-                *place = Some(self.upload(Path::new(&path), None).await?.to_proto());
+                let artifact = self.upload(Path::new(&path), None, intake, false).await?;
+                *place = artifact.map(|artifact| artifact.to_proto());
             }
         }
         let [evaluation, weights, predictions] = stored;
@@ -117,44 +191,44 @@ impl Uploader {
         Ok(())
     }
 
-    /// Stores a file; tries for as long as the coordinator is merely away.
+    /// Stores a file; tries for as long as the coordinator is merely away, or, where it `may_be_superseded`, until a
+    /// newer checkpoint waits: then it is not worth another try, and none is returned. A try that is under way is
+    /// never broken off, or a slow link would never see the end of one.
     async fn upload(
         &mut self,
         path: &Path,
         known: Option<ArtifactRef>,
-    ) -> Result<ArtifactRef, ArtifactError> {
+        intake: &mut Intake,
+        may_be_superseded: bool,
+    ) -> Result<Option<ArtifactRef>, ArtifactError> {
         let artifact = match known {
             Some(artifact) => artifact,
             None => artifacts::describe(path).await?,
         };
         let mut said = false;
         for delay in delays() {
-            match artifacts::put_known(&mut self.client, path, &artifact).await {
+            let sent = tokio::select! {
+                sent = artifacts::put_known(&mut self.client, path, &artifact) => sent,
+                never = intake.listen() => match never {},
+            };
+            match sent {
                 Ok(()) => break,
                 Err(error) if error.is_transient() => {
                     if !said {
                         tracing::warn!(error = chain(&error), path = %path.display(), "upload waits");
                         said = true;
                     }
-                    tokio::time::sleep(delay).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        () = intake.superseded(), if may_be_superseded => return Ok(None),
+                    }
                 }
+                // It went because newer ones came.
+                Err(_) if may_be_superseded && intake.has_newer() => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
-        Ok(artifact)
-    }
-
-    async fn forget_old(&self, kept: &mut VecDeque<PathBuf>) {
-        while kept.len() > KEPT {
-            let Some(path) = kept.pop_front() else { return };
-            // A trainer that writes to the same path again has replaced the old file itself.
-            if kept.contains(&path) || !path.starts_with(&self.dir) {
-                continue;
-            }
-            if let Err(error) = tokio::fs::remove_file(&path).await {
-                tracing::debug!(%error, path = %path.display(), "could not remove an old checkpoint");
-            }
-        }
+        Ok(Some(artifact))
     }
 
     /// The next attempt often runs here again and then need not fetch what it goes on from.

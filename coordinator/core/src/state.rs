@@ -213,6 +213,21 @@ impl Core {
             && self.marks == other.marks
     }
 
+    /// Whether anything needs an artifact.
+    pub fn refers_to(&self, hash: &str) -> bool {
+        self.references.counts().contains_key(hash)
+    }
+
+    /// Every artifact that is needed, by hash.
+    pub fn artifacts(&self) -> impl Iterator<Item = &str> {
+        self.references.counts().keys().map(String::as_str)
+    }
+
+    /// Whether any trial has an attempt: only then can an artifact be reported.
+    pub fn is_running_any(&self) -> bool {
+        self.current_attempts().next().is_some()
+    }
+
     pub(crate) fn trial_mut(&mut self, id: TrialId) -> Option<&mut Trial> {
         let study = self.studies.get_mut(&id.study)?;
         let position = study.position(id.key)?;

@@ -19,7 +19,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve: schedule studies on the workers that join.
+    /// Serve: schedule studies on the workers that join. `mtinet coordinator backup` copies its data.
     Coordinator(CoordinatorArgs),
     /// Make, import, check and split data sets.
     #[command(subcommand)]
@@ -59,7 +59,10 @@ pub struct Server {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct CoordinatorArgs {
+    #[command(subcommand)]
+    pub command: Option<CoordinatorCommand>,
     /// Configuration file; `--show-config` prints the built-in one, which is the reference.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -72,6 +75,30 @@ pub struct CoordinatorArgs {
     /// Print the built-in configuration with all its keys and end.
     #[arg(long)]
     pub show_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CoordinatorCommand {
+    /// Copy the data of a coordinator, also while it serves.
+    ///
+    /// FILE is one consistent moment of the event log. To restore, put it as `events.db` into a new data directory, and
+    /// the directory of `--with-artifacts` as `artifacts` beside it.
+    Backup(BackupArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// File to write; must not exist.
+    pub file: PathBuf,
+    /// The coordinator's data directory, on this machine.
+    #[arg(long, value_name = "DIR", default_value = "mtinet-data")]
+    pub data_dir: PathBuf,
+    /// Also copy every file that the log refers to into this directory; one that is there already is not copied again.
+    #[arg(long, value_name = "DIR")]
+    pub with_artifacts: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

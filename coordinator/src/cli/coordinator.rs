@@ -8,7 +8,7 @@ use mtinet_runtime::shutdown::Shutdown;
 use mtinet_runtime::{net, telemetry};
 use serde::Deserialize;
 
-use super::args::CoordinatorArgs;
+use super::args::{BackupArgs, CoordinatorArgs, CoordinatorCommand};
 use super::error::CliError;
 use super::output;
 use crate::server::{self, ServerOptions};
@@ -71,6 +71,9 @@ enum Log {
 }
 
 pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
+    if let Some(CoordinatorCommand::Backup(args)) = args.command {
+        return backup(args).await;
+    }
     if args.show_config {
         output::print_raw(DEFAULTS);
         return Ok(());
@@ -78,6 +81,7 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
     let settings = load(&args, Layers::new(DEFAULTS))?.coordinator;
     check(&settings.options())?;
     telemetry::init(telemetry::Options { json: settings.log == Log::Json, ..telemetry::Options::default() })?;
+    raise_open_files();
     let listener = net::bind(&settings.listen).await?;
     let shutdown =
         Shutdown::on_signals().map_err(|error| CliError::failed("cannot listen for signals", &error))?;
@@ -89,6 +93,52 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
     match shutdown.exit_code() {
         0 => Ok(()),
         _ => Err(CliError::Interrupted),
+    }
+}
+
+async fn backup(args: BackupArgs) -> Result<(), CliError> {
+    log_to_stderr("warn")?;
+    let BackupArgs { file, data_dir, with_artifacts, json } = args;
+    let target = file.clone();
+    let copying = move || server::backup(&data_dir, &file, with_artifacts.as_deref());
+    let found = tokio::task::spawn_blocking(copying)
+        .await
+        .map_err(|error| CliError::failed("the backup broke off", &error))??;
+    if json {
+        output::print_json(&serde_json::json!({
+            "file": target,
+            "studies": found.studies,
+            "events": found.events,
+            "artifacts_copied": found.copied,
+            "artifacts_present": found.present,
+            "artifacts_missing": found.missing,
+        }));
+    } else {
+        output::say(format_args!(
+            "{}: {} studies; {} files copied, {} were there",
+            target.display(),
+            found.studies,
+            found.copied,
+            found.present
+        ));
+    }
+    match found.missing.len() {
+        0 => Ok(()),
+        missing => Err(CliError::NotSo(format!(
+            "{missing} files that the log refers to are not in the store or damaged, for example {}",
+            found.missing[0]
+        ))),
+    }
+}
+
+/// Every worker holds two connections, and the soft limit is often 1024.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "could not raise the limit of open files; a large fleet may not fit");
     }
 }
 
@@ -112,7 +162,7 @@ mod tests {
     use super::*;
 
     fn arguments() -> CoordinatorArgs {
-        CoordinatorArgs { config: None, data_dir: None, listen: None, show_config: false }
+        CoordinatorArgs { command: None, config: None, data_dir: None, listen: None, show_config: false }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! An object appears under its name only when it is whole and its hash is checked, and never changes then.
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use mtinet_domain::trial::ArtifactRef;
@@ -11,6 +12,8 @@ use mtinet_proto::CHUNK_BYTES;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::sync::RwLock;
+use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 use super::error::ServerError;
@@ -22,10 +25,24 @@ const PART_BYTES: usize = 5 << 20;
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     store: Arc<dyn ObjectStore>,
+    /// Read by uploads that are about to appear, written by the sweep while it removes one file.
+    appearing: Arc<RwLock<()>>,
+}
+
+/// A stored file as it was listed.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its hash and name.
+    pub hash: String,
+    /// Its length.
+    pub bytes: u64,
+    at: Path,
+    modified: SystemTime,
 }
 
 impl Artifacts {
-    /// The store in a local directory, which is made where it is missing.
+    /// The store in a local directory, which is made where it is missing. What uploads to a former process left is
+    /// removed: nobody goes on with them.
     ///
     /// # Errors
     /// A directory that cannot be made.
@@ -34,7 +51,8 @@ impl Artifacts {
         std::fs::create_dir_all(dir)
             .map_err(|source| ServerError::DataDir { path: dir.to_owned(), source })?;
         let store = LocalFileSystem::new_with_prefix(dir).map_err(failed)?.with_fsync(true);
-        Ok(Self { store: Arc::new(store) })
+        remove_unfinished(dir);
+        Ok(Self { store: Arc::new(store), appearing: Arc::default() })
     }
 
     /// Begins to take in a file.
@@ -47,7 +65,8 @@ impl Artifacts {
             .put_multipart(&key(&artifact.blake3))
             .await
             .map_err(failed("store", &artifact.blake3))?;
-        Ok(Incoming { artifact, upload, hasher: blake3::Hasher::new(), part: BytesMut::new() })
+        let appearing = Arc::clone(&self.appearing);
+        Ok(Incoming { artifact, upload, appearing, hasher: blake3::Hasher::new(), part: BytesMut::new() })
     }
 
     /// Length of a stored file in bytes.
@@ -86,11 +105,72 @@ impl Artifacts {
     }
 }
 
+impl Artifacts {
+    /// The files that were stored before a time.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn stored_before(&self, before: SystemTime) -> Result<Vec<Stored>, Status> {
+        let mut listing = self.store.list(None);
+        let mut found = Vec::new();
+        while let Some(meta) = listing.next().await {
+            let meta = meta.map_err(failed("list", "all"))?;
+            let modified = SystemTime::from(meta.last_modified);
+            if let (true, Some(name)) = (modified < before, meta.location.filename()) {
+                let hash = name.to_owned();
+                found.push(Stored { hash, bytes: meta.size, at: meta.location, modified });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes a file that was listed, unless it was stored anew meanwhile; whether it did.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn remove_unchanged(&self, file: &Stored) -> Result<bool, Status> {
+        let _nothing_appears = self.appearing.write().await;
+        match self.store.head(&file.at).await {
+            Ok(meta) if SystemTime::from(meta.last_modified) == file.modified => {}
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(failed("look at", &file.hash)(error)),
+        }
+        self.store.delete(&file.at).await.map_err(failed("delete", &file.hash))?;
+        Ok(true)
+    }
+}
+
+/// Where a local store keeps a file.
+pub fn local_path(dir: &FilePath, hash: &str) -> PathBuf {
+    dir.join(prefix(hash)).join(hash)
+}
+
+/// The local store writes to `NAME#N` until a file is whole.
+fn remove_unfinished(dir: &FilePath) {
+    let entries = |dir: &FilePath| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let unfinished = entries(dir)
+        .flat_map(|prefix| entries(&prefix.path()).collect::<Vec<_>>())
+        .filter(|file| file.file_name().to_string_lossy().contains('#'));
+    let mut removed = 0;
+    for file in unfinished {
+        match std::fs::remove_file(file.path()) {
+            Ok(()) => removed += 1,
+            Err(error) => {
+                tracing::warn!(%error, path = %file.path().display(), "could not remove an unfinished upload")
+            }
+        }
+    }
+    if removed > 0 {
+        tracing::info!(removed, "removed uploads that were not finished");
+    }
+}
+
 /// A file on its way in. Dropping it leaves nothing under its name.
 #[derive(Debug)]
 pub struct Incoming {
     artifact: ArtifactRef,
     upload: Box<dyn MultipartUpload>,
+    appearing: Arc<RwLock<()>>,
     hasher: blake3::Hasher,
     part: BytesMut,
 }
@@ -124,6 +204,7 @@ impl Incoming {
             return Err(self.refuse(&format!("the content has the hash {hash}")).await);
         }
         self.send_part().await?;
+        let _appearing = self.appearing.read().await;
         match self.upload.complete().await {
             Ok(_) => Ok(self.artifact),
             Err(error) => Err(failed("store", &self.artifact.blake3)(error)),
@@ -162,7 +243,11 @@ impl Incoming {
 
 /// Two digits of the hash as a directory keep directories small.
 fn key(hash: &str) -> Path {
-    Path::from_iter([hash.get(..2).unwrap_or("short"), hash])
+    Path::from_iter([prefix(hash), hash])
+}
+
+fn prefix(hash: &str) -> &str {
+    hash.get(..2).unwrap_or("short")
 }
 
 fn failed(doing: &'static str, hash: &str) -> impl FnOnce(object_store::Error) -> Status {

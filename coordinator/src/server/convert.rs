@@ -1,10 +1,13 @@
 //! Between the wire's messages and the scheduler's types, on top of `mtinet_runtime::convert`.
 
+use std::collections::HashMap;
+
 use mtinet_core::{Command, Fact, Hello, Report, RunningRank, Slot};
 use mtinet_domain::event::MetricRecord;
-use mtinet_domain::{Rank, SlotIndex};
+use mtinet_domain::trial::RankAssignment;
+use mtinet_domain::{Rank, SlotIndex, StudyId};
 use mtinet_proto::v1::{self, coordinator_message, report};
-use mtinet_runtime::convert::{ConvertError, FromProto, RankExit, ToProto, optional, required};
+use mtinet_runtime::convert::{ConvertError, FromProto, RankExit, ToProto, optional, required, start_rank};
 
 /// Longest host name that DNS knows.
 const MAX_HOST_BYTES: usize = 253;
@@ -99,9 +102,27 @@ fn all<P, T>(
     protos.into_iter().enumerate().map(one).collect()
 }
 
-pub fn command(command: Command) -> v1::CoordinatorMessage {
+/// The specs of studies as they are sent: immutable, and asked for once a rank.
+#[derive(Debug, Default)]
+pub struct Specs(HashMap<StudyId, String>);
+
+impl Specs {
+    /// More studies than this are hardly started in turns.
+    const MOST: usize = 64;
+
+    fn json(&mut self, assignment: &RankAssignment) -> String {
+        if self.0.len() > Self::MOST {
+            self.0.clear();
+        }
+        self.0.entry(assignment.attempt.trial.study).or_insert_with(|| assignment.spec.to_json()).clone()
+    }
+}
+
+pub fn command(command: Command, specs: &mut Specs) -> v1::CoordinatorMessage {
     let message = match command {
-        Command::StartRank(assignment) => coordinator_message::Message::Start(assignment.to_proto()),
+        Command::StartRank(assignment) => {
+            coordinator_message::Message::Start(start_rank(&assignment, specs.json(&assignment)))
+        }
         Command::ConnectRank { attempt, rank, host, port } => {
             coordinator_message::Message::Connect(v1::ConnectRank {
                 attempt: Some(attempt.to_proto()),

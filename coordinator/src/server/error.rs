@@ -54,6 +54,14 @@ pub enum ServerError {
         /// What it said.
         source: object_store::Error,
     },
+    /// A copy of the data could not be made.
+    #[error("cannot back up to or from {}", path.display())]
+    Backup {
+        /// The file that was to be read or written.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// The network side ended.
     #[error("serving gRPC failed")]
     Serve(#[from] tonic::transport::Error),

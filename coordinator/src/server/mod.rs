@@ -4,6 +4,7 @@
 //! All decisions are `mtinet-core`'s; here is only what it leaves out: disk, network and the clock.
 
 mod artifacts;
+mod backup;
 mod convert;
 mod data_dir;
 mod driver;
@@ -13,10 +14,12 @@ mod options;
 mod serve;
 mod services;
 mod store;
+mod sweep;
 
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Backup, backup};
 pub use data_dir::DATABASE;
 pub use error::ServerError;
 pub use options::ServerOptions;

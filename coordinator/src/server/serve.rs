@@ -16,6 +16,7 @@ use super::fleet_log::FleetLog;
 use super::options::ServerOptions;
 use super::services::{ClientService, WorkerService};
 use super::store::{self, Reader};
+use super::sweep;
 
 /// Calls that are under way at the end have this long to finish.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -38,6 +39,7 @@ pub async fn serve(
     // When this future is dropped, so is everything it started.
     let _stop_with_me = stop.clone().drop_guard();
     let Driver { handle, mut task } = driver::spawn(core, writer, fleet, artifacts.clone(), stop.clone());
+    tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
     let worker = WorkerService::new(handle.clone(), artifacts.clone(), &options);
     let client = ClientService::new(handle, artifacts, reader);
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -9,18 +9,30 @@ use crate::error::{DataError, Result};
 
 /// Writes `bytes` to `path` so that a reader sees the old content or the new one, nothing between.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_durably(path, bytes).map_err(|source| DataError::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes `bytes` to `path`: to a temporary file beside it, synchronised, renamed, the directory synchronised. Whoever
+/// is killed meanwhile leaves the old content or the new one; what is written when this returns survives a power cut.
+///
+/// # Errors
+/// What the operating system says: a full disk, a directory that cannot be written. `path` is as it was then.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = neighbour(path);
-    let write = || -> std::io::Result<()> {
+    let write = || {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         sync_parent(path)
     };
-    write().map_err(|source| {
+    write().inspect_err(|_| {
         // The first failure is the one to report; the leftover is removed as well as possible.
         let _ = fs::remove_file(&temporary);
-        DataError::Io { action: "write", path: path.to_owned(), source }
     })
 }
 

@@ -28,7 +28,7 @@ pub use cache::{FoldView, SliceCache, SliceRecord};
 pub use check::{CheckOptions, CheckReport, Finding, Severity};
 pub use error::{DataError, Result};
 pub use folds::Fold;
-pub use fsutil::abandon;
+pub use fsutil::{abandon, write_durably};
 pub use grid::Grid;
 pub use manifest::{Case, Dataset, DatasetHeader, HEALTHY, PHASES};
 pub use nifti_io::Volume;

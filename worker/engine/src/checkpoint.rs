@@ -1,8 +1,6 @@
 //! Checkpoints: everything that the next step depends on, in one safetensors file, written atomically and hashed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mtinet_domain::TrialKey;
@@ -58,11 +56,7 @@ pub(crate) fn write(
     let path = dir.join(format!("step-{:09}.safetensors", meta.step));
     let bytes = to_bytes(meta, tensors, &path)?;
     std::fs::create_dir_all(dir).map_err(EngineError::file(dir))?;
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(EngineError::file(dir))?;
-    file.write_all(&bytes).map_err(EngineError::file(file.path()))?;
-    file.as_file().sync_all().map_err(EngineError::file(file.path()))?;
-    file.persist(&path).map_err(|error| EngineError::file(&path)(error.error))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(EngineError::file(dir))?;
+    mtinet_data::write_durably(&path, &bytes).map_err(EngineError::file(&path))?;
     let artifact =
         ArtifactRef { blake3: blake3::hash(&bytes).to_hex().to_string(), bytes: bytes.len() as u64 };
     Ok(CheckpointFile { step: meta.step, path, artifact })

@@ -37,8 +37,11 @@ pub struct Ledger {
     pub refusal: Option<String>,
     /// It does not know the worker of the next session any more.
     pub forgetful: bool,
-    session: Option<mpsc::UnboundedSender<Result<CoordinatorMessage, Status>>>,
+    session: Option<Session>,
 }
+
+/// Towards one agent.
+type Session = mpsc::UnboundedSender<Result<CoordinatorMessage, Status>>;
 
 impl Ledger {
     pub fn last_seq(&self) -> u64 {
@@ -88,7 +91,7 @@ impl Service {
         result
     }
 
-    fn on_message(&self, message: WorkerMessage) {
+    fn on_message(&self, message: WorkerMessage, session: &Session) {
         self.change(|ledger| {
             let answer = match message.message {
                 Some(worker_message::Message::Hello(hello)) => {
@@ -111,7 +114,7 @@ impl Service {
                 None => return,
             };
             let is_ack = matches!(answer, coordinator_message::Message::Ack(_));
-            if let (Some(session), false) = (&ledger.session, is_ack && ledger.silent) {
+            if !(is_ack && ledger.silent) {
                 let _ = session.send(Ok(CoordinatorMessage { message: Some(answer) }));
             }
         });
@@ -142,11 +145,11 @@ impl Worker for Service {
             return Err(Status::not_found("no such worker; join again"));
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        self.change(|ledger| ledger.session = Some(sender));
+        self.change(|ledger| ledger.session = Some(sender.clone()));
         let (service, mut messages) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(message)) = messages.message().await {
-                service.on_message(message);
+                service.on_message(message, &sender);
             }
             service.change(|ledger| ledger.session = None);
         });

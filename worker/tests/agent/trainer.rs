@@ -49,6 +49,7 @@ pub fn main() {
         "finish" => trainer.finish(),
         "crash" => trainer.crash(),
         "fail" => trainer.fail(),
+        "save" => trainer.save(),
         "train" => trainer.train(false),
         "stubborn" => trainer.train(true),
         other => panic!("no script {other}"),
@@ -135,6 +136,18 @@ impl Trainer {
     fn fail(&mut self) -> i32 {
         let message = "the loss is not a number".to_owned();
         self.say(from_trainer::Message::Failed(TrainerFailed { message, step: Some(9) }));
+        1
+    }
+
+    /// Writes a checkpoint at every step until it is told to stop.
+    fn save(&mut self) -> i32 {
+        for step in 1.. {
+            if matches!(self.told.recv_timeout(STEP), Ok(to_trainer::Message::Stop(_))) {
+                return 0;
+            }
+            self.step(step, &[]);
+            self.checkpoint(step);
+        }
         1
     }
 

@@ -17,6 +17,7 @@ pub struct SessionNumber(pub u64);
 #[derive(Default)]
 pub struct Sessions {
     open: HashMap<WorkerId, (SessionNumber, Outbox)>,
+    specs: convert::Specs,
 }
 
 impl Sessions {
@@ -35,7 +36,11 @@ impl Sessions {
 
     /// Queues a command; `false` where the worker does not take in what it is sent and its session was cut.
     pub fn command(&mut self, worker: &WorkerId, command: Command) -> bool {
-        self.send(worker, convert::command(command))
+        if !self.open.contains_key(worker) {
+            return true;
+        }
+        let message = convert::command(command, &mut self.specs);
+        self.send(worker, message)
     }
 
     /// As [`Sessions::command`], for any message.

@@ -228,7 +228,7 @@ impl Client for ClientService {
         // Subscribing before reading leaves no gap between what is stored and what is live.
         let live = if follow { Some(self.driver.subscribe()?) } else { None };
         let (events, stream) = mpsc::channel(EVENTS_AHEAD);
-        let feed = Feed { log: self.log.clone(), study, last: after, over: false, events };
+        let feed = Feed { driver: self.driver.clone(), log: self.log.clone(), study, last: after, events };
         tokio::spawn(async move {
             // Whoever hung up needs no answer.
             let _ = feed.run(live).await;
@@ -263,24 +263,42 @@ impl Client for ClientService {
 
 /// One client's view of a study's events: stored ones first, then live ones, each once and in order.
 struct Feed {
+    driver: Handle,
     log: Reader,
     study: StudyId,
     /// Number of the last event that was sent.
     last: u64,
-    /// That was the study's end, as far as was known then: a retry lets it go on.
-    over: bool,
     events: mpsc::Sender<Result<RecordedEvent, Status>>,
 }
 
-/// The client hung up, or the last event is sent.
+/// The client hung up, or there is nothing more to say.
 struct Over;
 
 impl Feed {
     async fn run(mut self, mut live: Option<broadcast::Receiver<Arc<Vec<StoredEvent>>>>) -> Result<(), Over> {
         loop {
+            // Asked before reading: the log of a study that is over holds its last event.
+            let is_over = live.is_some() && self.is_over().await?;
             self.send_stored().await?;
-            let Some(live) = &mut live else { return Ok(()) };
-            self.send_live(live).await?;
+            match &mut live {
+                Some(live) if !is_over => self.send_live(live).await?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn is_over(&self) -> Result<bool, Over> {
+        let study = self.study;
+        match self
+            .driver
+            .look(move |core, _| core.study(study).is_none_or(|study| study.outcome.is_some()))
+            .await
+        {
+            Ok(is_over) => Ok(is_over),
+            Err(status) => {
+                let _ = self.events.send(Err(status)).await;
+                Err(Over)
+            }
         }
     }
 
@@ -299,12 +317,13 @@ impl Feed {
                 self.send(event).await?;
             }
             if read < PAGE {
-                return if self.over { Err(Over) } else { Ok(()) };
+                return Ok(());
             }
         }
     }
 
-    /// Sends live events until some are missing between them and what was sent: the log has those.
+    /// Sends live events until some are missing between them and what was sent (the log has those), or until the
+    /// study seems to be over.
     async fn send_live(&mut self, live: &mut broadcast::Receiver<Arc<Vec<StoredEvent>>>) -> Result<(), Over> {
         let study = self.study;
         loop {
@@ -329,17 +348,17 @@ impl Feed {
                 if event.seq > self.last + 1 {
                     return Ok(());
                 }
+                let is_last = event.is_last();
                 self.send(event.clone()).await?;
-            }
-            if self.over {
-                return Err(Over);
+                if is_last {
+                    return Ok(());
+                }
             }
         }
     }
 
     async fn send(&mut self, event: StoredEvent) -> Result<(), Over> {
         self.last = event.seq;
-        self.over = event.is_last();
         let StoredEvent { study, seq, time_ms, kind, json } = event;
         let event = RecordedEvent { study: study.0, seq, time_ms, kind, json };
         self.events.send(Ok(event)).await.map_err(|_| Over)

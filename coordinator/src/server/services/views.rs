@@ -8,10 +8,11 @@ use mtinet_proto::v1;
 use mtinet_runtime::convert::ToProto;
 
 pub fn summary(study: &Study) -> v1::StudySummary {
-    let mut trials: HashMap<String, u32> = HashMap::new();
+    let mut counts: HashMap<&'static str, u32> = HashMap::new();
     for (_, trial) in study.trials() {
-        *trials.entry(trial.status().word().to_owned()).or_default() += 1;
+        *counts.entry(trial.status().word()).or_default() += 1;
     }
+    let trials = counts.into_iter().map(|(word, count)| (word.to_owned(), count)).collect();
     v1::StudySummary {
         study: study.id.0,
         name: study.spec.name.clone(),

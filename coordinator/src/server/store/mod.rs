@@ -8,10 +8,12 @@ mod writer;
 
 use std::path::Path;
 
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
 use mtinet_domain::StudyId;
 use mtinet_domain::event::Event;
 
-pub use reader::Reader;
+pub use reader::{Reader, Replay};
 pub use writer::Writer;
 
 /// An event as it is stored and sent to clients.
@@ -39,7 +41,21 @@ impl StoredEvent {
 /// The event log failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite refuses: the disk is full, the file is damaged.
+    /// No room for the log.
+    #[error(
+        "SQLite could not {doing}: the disk of the data directory is full; free space there and start the coordinator \
+         again, nothing that was acknowledged is lost"
+    )]
+    Full {
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// A database of something else.
+    #[error("the file is a database, but no event log of mtinet; give another directory with --data-dir")]
+    Foreign,
+    /// SQLite refuses: the file is damaged, the disk fails.
     #[error("SQLite failed to {doing}")]
     Sqlite {
         /// What was tried.
@@ -75,7 +91,10 @@ pub enum StoreError {
 
 impl StoreError {
     fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
-        move |source| Self::Sqlite { doing, source }
+        move |source: rusqlite::Error| match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full { doing, source },
+            _ => Self::Sqlite { doing, source },
+        }
     }
 }
 
@@ -87,6 +106,40 @@ pub fn open(path: &Path) -> Result<(Writer, Reader), StoreError> {
     let connection = schema::open(path)?;
     let reader = Reader::open(path)?;
     Ok((Writer::start(connection)?, reader))
+}
+
+/// Copies the log as it is at one moment, while another process may write it. `target` is an empty file.
+///
+/// # Errors
+/// A log that cannot be read, a target that cannot be written.
+pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
+    let failed = StoreError::sqlite;
+    let from = read_only(log)?;
+    schema::version(&from)?;
+    let mut to = Connection::open(target).map_err(failed("write the copy"))?;
+    let backup = rusqlite::backup::Backup::new(&from, &mut to).map_err(failed("begin the copy"))?;
+    // All pages in one step: a reader of a WAL database sees one moment and holds no writer up.
+    while backup.step(-1).map_err(failed("copy the log"))? != rusqlite::backup::StepResult::Done {
+        std::thread::yield_now();
+    }
+    drop(backup);
+    // One file, without a write-ahead log beside it.
+    to.pragma_update(None, "journal_mode", "DELETE").map_err(failed("finish the copy"))?;
+    to.close().map_err(|(_, source)| StoreError::Sqlite { doing: "finish the copy", source })
+}
+
+/// What a restart would read from a log that nobody serves.
+///
+/// # Errors
+/// As [`Reader::replay`].
+pub fn replay_of(log: &Path) -> Result<Replay, StoreError> {
+    schema::version(&read_only(log)?)?;
+    Reader::open(log)?.replay()
+}
+
+fn read_only(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).map_err(StoreError::sqlite("open the log for reading"))
 }
 
 /// Whether a restart needs events of this kind: measurements are for people only.

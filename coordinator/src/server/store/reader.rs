@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mtinet_domain::event::{Event, Recorded};
 use mtinet_domain::{StudyId, WorkerId};
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{StoreError, StoredEvent};
 
@@ -26,9 +26,7 @@ pub struct Replay {
 
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
-            .map_err(StoreError::sqlite("open the log for reading"))?;
+        let connection = super::read_only(path)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 

@@ -57,11 +57,50 @@ async fn numbers_have_no_gaps_over_studies_commits_and_restarts() {
 fn a_log_of_a_newer_mtinet_is_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    drop(open(&path).unwrap());
+    drop(schema::open(&path).unwrap());
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute("UPDATE schema_version SET version = 9", []).unwrap();
+    connection.pragma_update(None, "user_version", 9).unwrap();
+    drop(connection);
+    let before = std::fs::read(&path).unwrap();
     let error = open(&path).unwrap_err();
     assert!(error.to_string().contains("newer mtinet"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before, "it stays as it is");
+}
+
+#[test]
+fn a_database_of_something_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE songs (name TEXT)").unwrap();
+    let error = open(&path).unwrap_err();
+    assert!(error.to_string().contains("no event log of mtinet"), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_acknowledges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let connection = schema::open(&path).unwrap();
+    // SQLite answers as it does on a full disk once the file may not grow any more.
+    let pages: u32 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 8), [], |_| Ok(())).unwrap();
+    let writer = Writer::start(connection).unwrap();
+    writer.append(1, vec![(StudyId(1), submitted())]).await.unwrap();
+    let mut acknowledged = 0;
+    let error = loop {
+        match writer.append(2, vec![(StudyId(1), metrics(acknowledged + 1))]).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert!(error.to_string().contains("free space"), "{error}");
+    assert!(matches!(writer.append(3, Vec::new()).await, Err(StoreError::Ended)), "it is over");
+    drop(writer);
+    let (_writer, reader) = open(&path).unwrap();
+    let stored = reader.events(StudyId(1), 0, usize::MAX >> 1).unwrap();
+    assert_eq!(stored.len() as u64, acknowledged + 1, "exactly what was acknowledged is there");
+    assert!(acknowledged > 0);
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::mpsc;
 
-use mtinet_domain::StudyId;
-use mtinet_domain::event::Event;
+use mtinet_domain::event::{Event, ReportId};
+use mtinet_domain::{StudyId, WorkerId};
 use rusqlite::{Connection, Transaction, params};
 use tokio::sync::oneshot;
 
@@ -80,13 +80,21 @@ fn commit(
 ) -> Result<Vec<Vec<StoredEvent>>, StoreError> {
     let transaction = connection.transaction().map_err(StoreError::sqlite("begin"))?;
     let mut stored = Vec::with_capacity(batches.len());
+    let mut reported: HashMap<WorkerId, u64> = HashMap::new();
     for (time_ms, events) in batches {
         let mut batch = Vec::with_capacity(events.len());
         for (study, event) in events {
             batch.push(insert(&transaction, seqs, time_ms, study, &event)?);
+            if let Some(ReportId { worker, seq }) = event.report() {
+                match reported.get_mut(worker) {
+                    Some(last) => *last = (*last).max(*seq),
+                    None => drop(reported.insert(worker.clone(), *seq)),
+                }
+            }
         }
         stored.push(batch);
     }
+    note_reports(&transaction, &reported).map_err(StoreError::sqlite("write report numbers"))?;
     transaction.commit().map_err(StoreError::sqlite("commit events"))?;
     Ok(stored)
 }
@@ -125,16 +133,19 @@ fn insert(
     statement
         .execute(params![study.0, seq, time_ms, event.kind(), trial, attempt, is_replayed(event), json])
         .map_err(failed())?;
-    if let Some(report) = event.report() {
-        let mut statement = transaction
-            .prepare_cached(
-                "INSERT INTO report_seqs (worker, seq) VALUES (?1, ?2)
-                 ON CONFLICT (worker) DO UPDATE SET seq = MAX(seq, excluded.seq)",
-            )
-            .map_err(failed())?;
-        statement.execute(params![report.worker.0, report.seq]).map_err(failed())?;
-    }
     Ok(StoredEvent { study, seq, time_ms, kind: event.kind().to_owned(), json })
+}
+
+/// Once a commit for each worker, not once a report.
+fn note_reports(transaction: &Transaction<'_>, reported: &HashMap<WorkerId, u64>) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO report_seqs (worker, seq) VALUES (?1, ?2)
+         ON CONFLICT (worker) DO UPDATE SET seq = MAX(seq, excluded.seq)",
+    )?;
+    for (worker, seq) in reported {
+        statement.execute(params![worker.0, seq])?;
+    }
+    Ok(())
 }
 
 fn last_seq(transaction: &Transaction<'_>, study: StudyId) -> rusqlite::Result<u64> {

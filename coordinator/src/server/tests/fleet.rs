@@ -66,6 +66,12 @@ impl Server {
         server
     }
 
+    /// A coordinator that runs elsewhere.
+    pub fn at(url: String) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        Self { runtime, url, stop: None, ended: oneshot::channel().1 }
+    }
+
     pub async fn client(&self) -> ClientClient<Channel> {
         net::client_client(self.channel().await)
     }
@@ -180,7 +186,7 @@ impl Agent {
             match self.next().await {
                 Message::Start(start) => return start,
                 Message::Ack(ack) => self.spool.retain(|report| report.seq > ack.seq),
-                Message::Stop(_) => {}
+                Message::Stop(_) | Message::Connect(_) => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -55,6 +55,7 @@ async fn a_study_runs_to_its_end_and_is_followed_live() {
     assert_eq!(kinds(&followed), expected);
     assert_eq!(events(&mut client, study, 0, false).await, followed);
     assert_eq!(events(&mut client, study, 7, true).await, followed[7..]);
+    assert!(events(&mut client, study, 9, true).await.is_empty(), "a study that is over is not waited for");
     let Event::Metrics { records, .. } = &followed[3] else { panic!() };
     assert_eq!(records[0].values.keys().collect::<Vec<_>>(), ["loss"], "what is not a number is left out");
     let summary = show(&mut client, study).await.summary.unwrap();

@@ -56,6 +56,16 @@ fn impossible_values_are_refused_with_the_line_of_the_key_or_its_table() {
 }
 
 #[test]
+fn a_study_has_an_end() {
+    let seeds = |count: u32| format!("seeds = {:?}\n", (0..count).collect::<Vec<_>>());
+    let error = error_of(&seeds(10_001));
+    assert!(error.key == "seeds" && error.message.contains("at most 10000 seeds"), "{error}");
+    let error = error_of(&format!("folds = 100\n{}", seeds(1001)));
+    assert!(error.message.contains("2 arms x 100 folds x 1001 seeds are 200200 trials"), "{error}");
+    assert!(StudySpec::from_toml(&format!("{MINIMAL}folds = 100\n{}", seeds(1000))).is_ok());
+}
+
+#[test]
 fn an_arm_that_does_not_exist_is_named() {
     let text = MINIMAL.replace("\"unet\"", "\"unett\"");
     let error = StudySpec::from_toml(&text).unwrap_err();

@@ -5,6 +5,12 @@ use std::collections::HashSet;
 use super::error::Problem;
 use super::{Folds, InitialFile, Ranks, Select, StudySpec, TrainConfig};
 
+/// Trials of a study at most: what a coordinator schedules without being slow or large (`make bench-coordinator`).
+const MAX_TRIALS: usize = 200_000;
+
+/// Seeds of a study at most: every trial is sent the whole spec.
+const MAX_SEEDS: usize = 10_000;
+
 pub(super) fn validate(spec: &StudySpec) -> Result<(), Problem> {
     names(spec)?;
     programme(spec)?;
@@ -45,7 +51,23 @@ fn programme(spec: &StudySpec) -> Result<(), Problem> {
     ensure(!spec.seeds.is_empty(), "seeds", || "must name at least one seed".into())?;
     // TOML integers, and the generators of libtorch, are signed.
     ensure(spec.seeds.iter().all(|&seed| seed <= i64::MAX as u64), "seeds", || "must fit in 63 bits".into())?;
-    unique(&spec.seeds, "seeds")
+    let seeds = spec.seeds.len();
+    ensure(seeds <= MAX_SEEDS, "seeds", || {
+        format!("must be at most {MAX_SEEDS} seeds, got {seeds}; submit several studies")
+    })?;
+    unique(&spec.seeds, "seeds")?;
+    let folds = match &spec.folds {
+        Folds::Count(count) => *count as usize,
+        Folds::List(list) => list.len(),
+    };
+    let trials = spec.arms.len().saturating_mul(folds).saturating_mul(seeds);
+    ensure(trials <= MAX_TRIALS, "seeds", || {
+        format!(
+            "{} arms x {folds} folds x {seeds} seeds are {trials} trials; a study has at most {MAX_TRIALS}: submit \
+             several studies",
+            spec.arms.len()
+        )
+    })
 }
 
 fn train(train: &TrainConfig) -> Result<(), Problem> {

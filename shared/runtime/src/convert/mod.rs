@@ -10,6 +10,7 @@ mod trial;
 mod tests;
 
 pub use report::RankExit;
+pub use trial::start_rank;
 
 /// A message that makes no sense; `field` is the path within the message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

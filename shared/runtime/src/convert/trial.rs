@@ -119,17 +119,22 @@ impl ToProto for RankAssignment {
     type Proto = v1::StartRank;
 
     fn to_proto(&self) -> v1::StartRank {
-        v1::StartRank {
-            attempt: Some(self.attempt.to_proto()),
-            study_name: self.study_name.clone(),
-            spec_json: self.spec.to_json(),
-            dataset: Some(self.dataset.to_proto()),
-            rank: self.rank.to_proto(),
-            world_size: self.world_size,
-            slot: self.slot.to_proto(),
-            resume: self.resume.as_ref().map(ToProto::to_proto),
-            fallback: self.fallback.as_ref().map(ToProto::to_proto),
-        }
+        start_rank(self, self.spec.to_json())
+    }
+}
+
+/// An assignment whose spec is known as JSON already: a coordinator says the same one many thousand times.
+pub fn start_rank(assignment: &RankAssignment, spec_json: String) -> v1::StartRank {
+    v1::StartRank {
+        attempt: Some(assignment.attempt.to_proto()),
+        study_name: assignment.study_name.clone(),
+        spec_json,
+        dataset: Some(assignment.dataset.to_proto()),
+        rank: assignment.rank.to_proto(),
+        world_size: assignment.world_size,
+        slot: assignment.slot.to_proto(),
+        resume: assignment.resume.as_ref().map(ToProto::to_proto),
+        fallback: assignment.fallback.as_ref().map(ToProto::to_proto),
     }
 }
 

@@ -1,0 +1,82 @@
+//! Removes what the artifact store holds and nothing refers to: files of attempts that were over before their report
+//! came, checkpoints of trials that will never go on, what an interrupted upload left.
+//!
+//! Mark and sweep: the scheduler's references are the mark. A file younger than [`AGE`] stays, because its report may be
+//! on the way; and a coordinator that found running attempts in its log waits that long before the first sweep, because
+//! agents that were away may yet report what they stored long ago.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+
+use super::artifacts::Artifacts;
+use super::driver::Handle;
+
+/// A file that nothing refers to is kept this long.
+pub const AGE: Duration = Duration::from_secs(3600);
+
+/// Between two sweeps.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// Longest tick of the clock that files are stamped with.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a sweep removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Files.
+    pub files: usize,
+    /// Their length.
+    pub bytes: u64,
+}
+
+/// Sweeps now and then until `stop`. At once where no attempt runs: then nobody can report a file any more.
+pub async fn run(artifacts: Artifacts, driver: Handle, stop: CancellationToken) {
+    // Nothing that is stored from here on is looked at in the first sweep. Files carry the time of the last clock tick.
+    let began = SystemTime::now() - TICK;
+    let (mut pause, mut guard) = match driver.look(|core, _| core.is_running_any()).await {
+        Ok(false) => (Duration::ZERO, None),
+        Ok(true) => (AGE, Some(AGE)),
+        Err(_) => return,
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let before = guard.map_or(began, |age| SystemTime::now() - age);
+        match sweep(&artifacts, &driver, before).await {
+            Ok(Swept { files: 0, .. }) => {}
+            Ok(Swept { files, bytes }) => {
+                tracing::info!(files, bytes, "removed artifacts that nothing refers to");
+            }
+            Err(error) => tracing::warn!(error = error.message(), "could not sweep the artifact store"),
+        }
+        (pause, guard) = (EVERY, Some(AGE));
+    }
+}
+
+/// Removes files that were stored before a time and that nothing refers to.
+///
+/// # Errors
+/// A store that does not answer, a driver that ended.
+pub async fn sweep(
+    artifacts: &Artifacts,
+    driver: &Handle,
+    before: SystemTime,
+) -> Result<Swept, tonic::Status> {
+    let listed = artifacts.stored_before(before).await?;
+    // Asked after listing: what is not referred to by now was listed before anybody could begin to.
+    let hashes: Vec<String> = listed.iter().map(|file| file.hash.clone()).collect();
+    let needed: Vec<bool> =
+        driver.look(move |core, _| hashes.iter().map(|hash| core.refers_to(hash)).collect()).await?;
+    let mut swept = Swept::default();
+    for (file, _) in listed.iter().zip(needed).filter(|(_, needed)| !needed) {
+        if artifacts.remove_unchanged(file).await? {
+            tracing::debug!(artifact = file.hash, bytes = file.bytes, "removed");
+            swept.files += 1;
+            swept.bytes += file.bytes;
+        }
+    }
+    Ok(swept)
+}
