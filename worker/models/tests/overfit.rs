@@ -48,11 +48,20 @@ fn recipe(arm: Arm) -> Recipe {
         // The best constant mask has a Dice of 0.04.
         EiDdpm => Recipe { steps: 250, rate: 1e-3, loss: 0.6, dice: 0.4, ..LOSS_ALONE },
         Vgg16Reg => Recipe { steps: 15, rate: 1e-4, loss: 0.8, ..LOSS_ALONE },
-        Vgg16Cls => Recipe { steps: 40, rate: std::env::var("RATE").unwrap().parse().unwrap(), loss: 0.8, ..LOSS_ALONE },
-        Resnet50Reg | Densenet121Reg => {
-            Recipe { steps: 60, rate: 1e-3, loss: 0.5, error: 0.6, ..LOSS_ALONE }
-        }
-        Inception3Reg => Recipe { steps: 80, rate: std::env::var("RATE").unwrap().parse().unwrap(), loss: 0.5, error: 0.8, ..LOSS_ALONE },
+        Vgg16Cls => Recipe {
+            steps: 40,
+            rate: std::env::var("RATE").unwrap().parse().unwrap(),
+            loss: 0.8,
+            ..LOSS_ALONE
+        },
+        Resnet50Reg | Densenet121Reg => Recipe { steps: 60, rate: 1e-3, loss: 0.5, error: 0.6, ..LOSS_ALONE },
+        Inception3Reg => Recipe {
+            steps: 80,
+            rate: std::env::var("RATE").unwrap().parse().unwrap(),
+            loss: 0.5,
+            error: 0.8,
+            ..LOSS_ALONE
+        },
         Resnet50Cls | Densenet121Cls | Inception3Cls => {
             Recipe { steps: 60, rate: 3e-4, loss: 0.5, accuracy: 1.0, ..LOSS_ALONE }
         }

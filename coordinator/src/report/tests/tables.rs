@@ -3,11 +3,7 @@
 use super::*;
 
 fn all_arms() -> String {
-    Arm::ALL
-        .iter()
-        .map(|arm| format!("\"{arm}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+    Arm::ALL.iter().map(|arm| format!("\"{arm}\"")).collect::<Vec<_>>().join(", ")
 }
 
 fn table<'a>(document: &'a Document, id: &str) -> &'a Table {
