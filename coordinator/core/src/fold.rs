@@ -110,14 +110,6 @@ impl Core {
     fn finish(&mut self, id: StudyId, outcome: StudyOutcome) {
         if let Some(study) = self.studies.get_mut(&id) {
             study.outcome = Some(outcome);
-            // Nothing goes on from the checkpoints of trials that were given up.
-            for trial in &mut study.trials {
-                if trial.latest.is_some() {
-                    let needed = trial.artifacts();
-                    (trial.latest, trial.previous) = (None, None);
-                    self.references.replace(needed, &trial.artifacts());
-                }
-            }
         }
         self.active.remove(&id);
         self.waits.remove(&id);
