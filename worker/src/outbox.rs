@@ -81,7 +81,7 @@ impl Outbox {
         self.last_seq += 1;
         let report = Report { seq: self.last_seq, attempt: Some(attempt), rank, fact: Some(fact) };
         let (bytes, is_metrics) = (report.encoded_len(), is_metrics(&report));
-        let place = self.write(report_message(report.clone()), !is_metrics);
+        let place = self.write(&report_message(report.clone()), !is_metrics);
         let spare = self.cached + bytes <= self.limits.memory_bytes;
         match place {
             None => self.unspooled += bytes,
@@ -95,7 +95,7 @@ impl Outbox {
 
     /// Notes in the spool who speaks from here on. `hello` also says which ranks are held.
     pub fn note(&mut self, hello: Hello) {
-        self.write(hello_message(hello), true);
+        self.write(&hello_message(hello), true);
     }
 
     /// Whether it is time to [`Outbox::thin`].
@@ -155,7 +155,7 @@ impl Outbox {
         if let Some(Err(error)) = self.spool.as_mut().map(Spool::clear) {
             self.complain(&error);
         }
-        self.write(hello_message(hello), true);
+        self.write(&hello_message(hello), true);
     }
 
     /// Deletes the spool: nobody is to hear of it again.
@@ -206,8 +206,8 @@ impl Outbox {
         }
     }
 
-    fn write(&mut self, message: mtinet_proto::v1::WorkerMessage, durable: bool) -> Option<Place> {
-        match self.spool.as_mut()?.append(&message, durable) {
+    fn write(&mut self, message: &mtinet_proto::v1::WorkerMessage, durable: bool) -> Option<Place> {
+        match self.spool.as_mut()?.append(message, durable) {
             Ok(place) => {
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the spool can be written again");

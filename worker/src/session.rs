@@ -129,7 +129,7 @@ impl Session {
             protocol_version: PROTOCOL_VERSION,
             worker_id: self.worker.as_ref()?.to_proto(),
             name: self.name.clone(),
-            slots: self.slots.iter().filter(|slot| !self.is_heir || held(slot)).cloned().collect(),
+            slots: self.slots.iter().filter(|slot| !self.is_heir || held(slot)).copied().collect(),
             running: self.ranks.iter().map(running).collect(),
         })
     }

@@ -1,5 +1,4 @@
 //! A coordinator that is killed loses nothing that it acknowledged and starts nothing again.
-#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test may")]
 
 use mtinet_bench::coordinator::program;
 use mtinet_bench::kills::{Options, run};

@@ -156,7 +156,7 @@ fn remove_unfinished(dir: &FilePath) {
         match std::fs::remove_file(file.path()) {
             Ok(()) => removed += 1,
             Err(error) => {
-                tracing::warn!(%error, path = %file.path().display(), "could not remove an unfinished upload")
+                tracing::warn!(%error, path = %file.path().display(), "could not remove an unfinished upload");
             }
         }
     }

@@ -87,7 +87,7 @@ fn bad_weights_are_4_and_the_parameter_is_named() {
         ),
         (
             Box::new(|t| {
-                drop(t.insert(PARAMETER.into(), Tensor::zeros([32, 4, 3, 3], (Kind::Half, Device::Cpu))))
+                drop(t.insert(PARAMETER.into(), Tensor::zeros([32, 4, 3, 3], (Kind::Half, Device::Cpu))));
             }),
             &[PARAMETER, "F16"],
         ),
