@@ -169,9 +169,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_coordinator_that_does_not_answer_is_named() {
-        let held = bind("127.0.0.1:0").await.unwrap();
+        // Bound, so that nobody else gets the port, and not listening.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = held.local_addr().unwrap().to_string();
-        drop(held);
         let error = connect(&addr).await.unwrap_err();
         assert!(matches!(error, NetError::Connect { .. }), "{error:?}");
         assert!(error.to_string().contains(&addr), "{error}");
