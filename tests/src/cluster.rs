@@ -108,11 +108,15 @@ impl Cluster {
     /// Waits until an event satisfies `wanted`, and returns all events so far.
     ///
     /// # Panics
-    /// Where the study ends or patience does before that.
+    /// Where the study ends before that, or nothing happens for as long as patience lasts.
     pub fn wait_for(&self, study: StudyId, what: &str, wanted: impl Fn(&Event) -> bool) -> Vec<Recorded> {
-        let deadline = Instant::now() + PATIENCE;
+        let (mut deadline, mut seen) = (Instant::now() + PATIENCE, 0);
         loop {
             let events = self.events(study);
+            // A slow machine is no fault: patience ends only where nothing happens any more.
+            if events.len() > seen {
+                (deadline, seen) = (Instant::now() + PATIENCE, events.len());
+            }
             if events.iter().any(|recorded| wanted(&recorded.event)) {
                 return events;
             }
@@ -121,7 +125,10 @@ impl Cluster {
                 !matches!(last, Some(Event::StudyFinished { .. })),
                 "the study ended without {what}: {events:#?}"
             );
-            assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}; the last event is {last:?}");
+            assert!(
+                Instant::now() < deadline,
+                "no {what}, and nothing else for {PATIENCE:?}; the last event is {last:?}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
