@@ -409,6 +409,7 @@ impl World<'_> {
         let ready = link.is_some_and(|(_, worker)| worker.link == Link::Ready);
         let prompt = self.now.saturating_sub(PROMPT_MS);
         let reached = ready
+            && agent.alive
             && !agent.is_frozen(self.now)
             && agent.frozen_until < prompt
             && agent.welcomed_at.is_some_and(|since| since < prompt)

@@ -98,8 +98,6 @@ async fn what_nobody_needs_any_more_is_removed() {
     client.cancel_study(v1::CancelStudyRequest { study }).await.unwrap();
     agent.report(&start, exited(0, false)).await;
     events(&mut client, study, 0, true).await;
-    // A cancelled trial goes on from nothing.
-    until_gone(&stored(dir.path(), "c5")).await;
     let done = submit(&mut client, "folds = [0]\n").await;
     let start = agent.assignment().await;
     agent.complete(&start).await;
@@ -112,6 +110,7 @@ async fn what_nobody_needs_any_more_is_removed() {
     let server = Server::start(options(dir.path())).await;
     assert!(!unfinished.exists(), "nobody goes on with an upload to a former process");
     until_gone(&stored(dir.path(), "late")).await;
+    assert!(stored(dir.path(), "c5").exists(), "a cancelled trial may be retried, from its checkpoint");
     assert!(stored(dir.path(), "weights").exists() && stored(dir.path(), "evaluation").exists());
     server.stop().await.unwrap();
 }
