@@ -16,12 +16,14 @@ use mtinet_runtime::artifacts::Cache;
 use mtinet_runtime::convert::{FromProto, RankExit, ToProto, required};
 use mtinet_runtime::net::{self, NetError};
 use mtinet_runtime::shutdown::Shutdown;
+use mtinet_runtime::tls::{TlsError, TokenError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::Instrument;
 
+use crate::access::Access;
 use crate::link::{Command, Link};
 use crate::rank::{RankCommand, RankTask, not_started};
 use crate::session::{RankKey, Session};
@@ -32,6 +34,8 @@ use crate::uplink::Uplink;
 pub struct Options {
     /// The coordinator's address.
     pub coordinator: String,
+    /// File with the token that buys the first identity; `MTINET_TOKEN` holds it otherwise.
+    pub token_file: Option<PathBuf>,
     /// The name that people see.
     pub name: String,
     /// The device of each slot.
@@ -90,6 +94,18 @@ pub enum AgentError {
     /// The coordinator's address is none.
     #[error(transparent)]
     Address(#[from] NetError),
+    /// Nothing to show to the coordinator.
+    #[error(
+        "this worker has no identity in {} and no token: give --token-file FILE or set MTINET_TOKEN; `mtinet token create \
+         --role worker` on the coordinator's machine prints one", .0.display()
+    )]
+    NoIdentity(PathBuf),
+    /// A token that cannot be read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// An identity that cannot be used or stored.
+    #[error(transparent)]
+    Identity(#[from] TlsError),
     /// No place for the trainers' sockets.
     #[error("could not make a directory for sockets; set XDG_RUNTIME_DIR or TMPDIR to one with a short path")]
     Sockets(#[source] std::io::Error),
@@ -122,15 +138,22 @@ const MAX_SOCKET_DIR_BYTES: usize = 80;
 /// # Errors
 /// [`AgentError::Refused`] where the coordinator does not want it. A coordinator that is away is waited for.
 pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError> {
+    let sockets = socket_dir().map_err(AgentError::Sockets)?;
+    let access = tokio::select! {
+        biased;
+        () = shutdown.requested() => return Ok(()),
+        access = Access::obtain(&options) => access?,
+    };
     let session = Session::new(options.name.clone(), options.devices.clone());
     let uplink = Uplink::new(session);
     let (sender, commands) = mpsc::unbounded_channel();
-    let link = Link::new(options.coordinator.clone(), options.name.clone(), uplink.clone(), sender);
+    let link =
+        Link::new(options.coordinator.clone(), options.name.clone(), access.clone(), uplink.clone(), sender);
     let shared = Arc::new(Shared {
         uplink,
-        client: net::worker_client(net::connect_lazy(&options.coordinator)?),
+        client: net::worker_client(net::connect_lazy_as(&options.coordinator, access.credentials())?),
         cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
-        sockets: socket_dir().map_err(AgentError::Sockets)?,
+        sockets,
         next_socket: AtomicU64::new(0),
         options,
     });
@@ -141,7 +164,11 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         work_dir = %shared.options.work_dir.display(),
         "worker starts"
     );
-    Agent { shared, held: Held::default(), tasks: JoinSet::new() }.run(link, commands, shutdown).await
+    let freshness = tokio::spawn(access.keep_fresh());
+    let agent = Agent { shared, held: Held::default(), tasks: JoinSet::new() };
+    let result = agent.run(link, commands, shutdown).await;
+    freshness.abort();
+    result
 }
 
 fn socket_dir() -> std::io::Result<tempfile::TempDir> {

@@ -12,6 +12,7 @@ mod error;
 mod follow;
 mod gather;
 mod interrupt;
+mod login;
 mod output;
 mod predictions;
 mod prepare;
@@ -22,6 +23,8 @@ mod run;
 mod run_dir;
 mod status;
 mod study;
+mod target;
+mod token;
 
 use std::process::ExitCode;
 
@@ -57,5 +60,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Workers(args) => status::workers(args).await,
         Command::Report(args) => report::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Login(args) => login::run(args).await,
+        Command::Token(command) => token::run(command).await,
     }
 }

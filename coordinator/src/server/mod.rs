@@ -4,6 +4,7 @@
 //! All decisions are `mtinet-core`'s; here is only what it leaves out: disk, network and the clock.
 
 mod artifacts;
+pub mod auth;
 mod convert;
 mod data_dir;
 mod driver;
@@ -19,4 +20,4 @@ mod tests;
 pub use data_dir::DATABASE;
 pub use error::ServerError;
 pub use options::ServerOptions;
-pub use serve::serve;
+pub use serve::{Ready, offline_token, serve, serve_and_tell};

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use super::{check_version, send_artifact, views};
 use crate::server::artifacts::Artifacts;
+use crate::server::auth::Caller;
 use crate::server::driver::Handle;
 use crate::server::store::{Reader, StoredEvent};
 
@@ -67,12 +68,14 @@ impl Client for ClientService {
         &self,
         request: Request<SubmitStudyRequest>,
     ) -> Result<Response<SubmitStudyResponse>, Status> {
+        let by = Caller::of(&request).by();
         let request = request.into_inner();
         check_version(request.protocol_version)?;
         let spec = StudySpec::from_json(&request.spec_json)
             .map_err(|error| Status::invalid_argument(format!("the study is refused: {error}")))?;
         let dataset: DatasetRef = required("dataset", request.dataset)?;
         let study = self.driver.submit(Box::new(spec), dataset).await?;
+        tracing::info!(target: "audit", by, %study, "submitted a study");
         Ok(Response::new(SubmitStudyResponse { study: study.0 }))
     }
 
@@ -111,6 +114,7 @@ impl Client for ClientService {
         if !self.driver.cancel(study).await? {
             return Err(no_study(&study.to_string()));
         }
+        tracing::info!(target: "audit", by = %Caller::of(&request), %study, "cancelled a study");
         Ok(Response::new(CancelStudyResponse {}))
     }
 

@@ -1,7 +1,6 @@
 //! A server in a runtime of its own, and agents that do what a test says.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,13 +13,14 @@ use mtinet_proto::v1::coordinator_message::Message;
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, report::Fact, worker_message};
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{Credentials, Identity, Role, Subject, Validity};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::server::{ServerError, ServerOptions, serve};
+use crate::server::{Ready, ServerError, ServerOptions, serve_and_tell};
 
 /// Nothing that a test waits for takes longer.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -36,9 +36,12 @@ pub fn options(dir: &Path) -> ServerOptions {
     ServerOptions { lease_ms: 1500, heartbeat_ms: 100, ..ServerOptions::new(dir) }
 }
 
+/// The id of all agents' identity.
+const WORKER: &str = "fleet";
+
 pub struct Server {
     runtime: Runtime,
-    url: String,
+    pub ready: Ready,
     stop: Option<oneshot::Sender<()>>,
     ended: oneshot::Receiver<Result<(), ServerError>>,
 }
@@ -49,21 +52,15 @@ impl Server {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel();
-        let (bound, address) = oneshot::channel::<SocketAddr>();
+        let (tell, ready) = oneshot::channel();
         runtime.spawn(async move {
             let listener = net::bind("127.0.0.1:0").await.unwrap();
-            bound.send(listener.local_addr().unwrap()).unwrap();
+            let tell = |ready| tell.send(ready).unwrap();
             let shutdown = async move { drop(stopped.await) };
-            drop(end.send(serve(options, listener, shutdown).await));
+            drop(end.send(serve_and_tell(options, listener, tell, shutdown).await));
         });
-        let url = format!("http://{}", within("the server's port", address).await.unwrap());
-        let server = Self { runtime, url, stop: Some(stop), ended };
-        // A connection is accepted before the data directory is taken; an answer is not given before.
-        let hello = v1::GetServerInfoRequest { protocol_version: mtinet_proto::PROTOCOL_VERSION };
-        within("the server's answer", async { server.client().await.get_server_info(hello).await })
-            .await
-            .unwrap();
-        server
+        let ready = within("the server", ready).await.unwrap();
+        Self { runtime, ready, stop: Some(stop), ended }
     }
 
     pub async fn client(&self) -> ClientClient<Channel> {
@@ -71,11 +68,30 @@ impl Server {
     }
 
     pub async fn worker_client(&self) -> WorkerClient<Channel> {
-        net::worker_client(self.channel().await)
+        net::worker_client(self.channel_as(&Credentials::of(self.identity(Role::Worker, WORKER))).await)
     }
 
+    /// As the operator.
     pub async fn channel(&self) -> Channel {
-        within("a connection", net::connect(&self.url)).await.unwrap()
+        self.channel_as(&Credentials::of(self.ready.operator.clone())).await
+    }
+
+    pub async fn channel_as(&self, credentials: &Credentials) -> Channel {
+        within("a connection", net::connect_as(&self.ready.url, credentials)).await.unwrap()
+    }
+
+    /// An identity that did not have to join.
+    pub fn identity(&self, role: Role, id: &str) -> Identity {
+        self.identity_within(role, id, Validity::from_now(Duration::from_secs(600)))
+    }
+
+    pub fn identity_within(&self, role: Role, id: &str, validity: Validity) -> Identity {
+        self.ready.access.authority.issue(&Subject::new(role, id.into(), "test"), validity).unwrap()
+    }
+
+    /// The id of an agent that did not have to join.
+    pub fn worker_id() -> String {
+        format!("{WORKER}.0")
     }
 
     /// An orderly end.
@@ -98,6 +114,7 @@ pub struct Agent {
     /// Reports that are not acknowledged.
     spool: Vec<v1::Report>,
     slots: u32,
+    credentials: Credentials,
     session: Option<Session>,
 }
 
@@ -119,14 +136,25 @@ pub fn message(message: worker_message::Message) -> v1::WorkerMessage {
 
 impl Agent {
     pub async fn join(server: &Server, slots: u32) -> Self {
-        let mut client = server.worker_client().await;
+        Self::join_as(server, &Credentials::of(server.identity(Role::Worker, WORKER)), slots).await
+    }
+
+    pub async fn join_as(server: &Server, credentials: &Credentials, slots: u32) -> Self {
+        let mut client = net::worker_client(server.channel_as(credentials).await);
         let request = v1::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
             name: "host".into(),
             software_version: "0".into(),
         };
         let joined = client.join(request).await.unwrap().into_inner();
-        let mut agent = Self { id: joined.worker_id, seq: 0, spool: Vec::new(), slots, session: None };
+        let mut agent = Self {
+            id: joined.worker_id,
+            seq: 0,
+            spool: Vec::new(),
+            slots,
+            credentials: credentials.clone(),
+            session: None,
+        };
         agent.connect(server, Vec::new()).await;
         agent
     }
@@ -143,7 +171,7 @@ impl Agent {
             running,
         };
         outgoing.send(message(worker_message::Message::Hello(hello))).await.unwrap();
-        let mut client = server.worker_client().await;
+        let mut client = net::worker_client(server.channel_as(&self.credentials).await);
         let incoming = client.session(ReceiverStream::new(stream)).await.unwrap().into_inner();
         let beats = outgoing.clone();
         let heartbeats = tokio::spawn(async move {
@@ -162,6 +190,12 @@ impl Agent {
             self.send(report).await;
         }
         welcome.last_seq
+    }
+
+    /// Waits until the coordinator cuts the session.
+    pub async fn until_cut(&mut self) {
+        let incoming = &mut self.session.as_mut().unwrap().incoming;
+        while let Ok(Some(_)) = incoming.message().await {}
     }
 
     pub fn disconnect(&mut self) {

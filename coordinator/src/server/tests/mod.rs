@@ -1,6 +1,9 @@
 //! The server over real gRPC, with scripted agents; ended as by `kill -9` by dropping its whole runtime.
 
+mod access;
 mod artifacts;
+mod attacks;
 mod fleet;
+mod joining;
 mod lifecycle;
 mod refusals;
