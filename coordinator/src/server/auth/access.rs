@@ -4,16 +4,14 @@
 //! alone, 0644), `tls/operator.pem` (the identity of commands on this machine, 0600), `tls/registry.db` (tokens and
 //! identities, 0600) and, while it serves, `address` (its URL). The directory `tls` is 0700.
 
-use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_runtime::tls::{
     Authority, Identity, OpenConnections, Role, Security, ServerCertificate, Subject, Validity,
-    server_config, write_public,
+    server_config, write_private, write_public,
 };
 
 use super::{AccessOptions, Gate, Plaintext, Registry};
@@ -93,10 +91,11 @@ impl Access {
         let dir = data_dir.join("tls");
         let authority = Authority::open(&dir)?;
         let path = dir.join("registry.db");
-        let registry = Registry::open(&path)?;
-        let private = std::fs::set_permissions(&path, Permissions::from_mode(0o600));
-        private.map_err(|source| ServerError::DataDir { path, source })?;
-        Ok((authority, registry))
+        if !path.exists() {
+            // An empty file is an empty database, and SQLite's other files take its permissions on.
+            write_private(&path, b"")?;
+        }
+        Ok((authority, Registry::open(&path)?))
     }
 
     /// Whether it serves without TLS, and so knows no identities.
@@ -124,7 +123,7 @@ impl Access {
     /// A connection is renewed after this time, gently, so that its calls come with a certificate that is in its time:
     /// clients renew theirs at two thirds of its life.
     pub fn connection_age(&self) -> Option<Duration> {
-        (!self.is_plaintext()).then_some(self.certificate_life / 4)
+        (!self.is_plaintext()).then_some(self.certificate_life / 6)
     }
 
     /// Writes the operator's identity and the address, for commands on this machine.

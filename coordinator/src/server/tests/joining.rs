@@ -134,7 +134,7 @@ async fn a_lost_answer_costs_no_token_and_a_bad_request_neither() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn certificates_renew_themselves_under_a_session_and_calls() {
-    const LIFE: Duration = Duration::from_secs(3);
+    const LIFE: Duration = Duration::from_secs(6);
     let dir = tempfile::tempdir().unwrap();
     let access =
         AccessOptions { certificate_life: LIFE, renewal_grace: Duration::ZERO, ..AccessOptions::default() };
