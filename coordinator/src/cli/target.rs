@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mtinet_runtime::net::{self, NetError};
-use mtinet_runtime::tls::{Credentials, Identity, SharedIdentity, renew_and_store, unix_now};
+use mtinet_runtime::tls::{Credentials, Identity, SharedIdentity, keep_fresh, renew_and_store, unix_now};
 
 use super::error::{CliError, chain};
 use crate::server::DATABASE;
@@ -15,6 +16,9 @@ use crate::server::auth::{ADDRESS, operator_file};
 
 /// Where `mtinet coordinator` keeps its data unless told otherwise.
 const DEFAULT_DATA_DIR: &str = "mtinet-data";
+
+/// How often a command that goes on looks for the operator's next identity: often enough for the shortest certificates.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// A coordinator and how to be let in there.
 #[derive(Debug)]
@@ -70,9 +74,23 @@ fn local(data_dir: &Path) -> Result<Target, CliError> {
     let credentials = if net::is_plaintext(&url) {
         Credentials::Plaintext
     } else {
-        Credentials::of(Identity::load(&operator_file(data_dir))?)
+        let file = operator_file(data_dir);
+        let identity = Arc::new(SharedIdentity::new(Identity::load(&file)?));
+        tokio::spawn(follow_file(Arc::clone(&identity), file));
+        Credentials::Identity(identity)
     };
     Ok(Target { url, credentials })
+}
+
+/// Takes up what the coordinator writes to its operator's file, for commands that wait for days.
+async fn follow_file(identity: Arc<SharedIdentity>, file: PathBuf) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // A coordinator that is being replaced writes it again soon.
+        if let Ok(newer) = Identity::load(&file) {
+            identity.replace(newer);
+        }
+    }
 }
 
 /// The coordinator at an address, with the identity of the login there, renewed where that is due.
@@ -95,6 +113,12 @@ async fn at(url: &str) -> Result<Target, CliError> {
             Err(error) => return Err(error.into()),
         }
     }
+    let (kept, at) = (Arc::clone(&identity), url.clone());
+    // For commands that wait for days. One that ends sooner ends this too.
+    tokio::spawn(async move {
+        let ended = keep_fresh(&at, &kept, &file).await;
+        tracing::warn!("the identity is not renewed any more: {}", chain(&ended));
+    });
     Ok(Target { url, credentials: Credentials::Identity(identity) })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mtinet_core::Core;
 use mtinet_runtime::net;
-use mtinet_runtime::tls::{self, Identity, Role};
+use mtinet_runtime::tls::{self, Role, SharedIdentity};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +28,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub struct Ready {
     /// Where commands on this machine reach it.
     pub url: String,
-    /// Their identity.
-    pub operator: Identity,
+    /// Their identity, kept fresh.
+    pub operator: Arc<SharedIdentity>,
     /// What it serves with; for tests.
     pub access: Arc<Access>,
 }
@@ -106,7 +106,8 @@ pub async fn serve_and_tell(
         .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut serving = std::pin::pin!(serving);
     let mut driven = None;
-    ready(Ready { url: access.url().to_owned(), operator: access.publish()?, access: Arc::clone(&access) });
+    access.publish()?;
+    ready(Ready { url: access.url().to_owned(), operator: access.operator(), access: Arc::clone(&access) });
     tokio::select! {
         served = &mut serving => served?,
         result = &mut task => driven = Some(result),

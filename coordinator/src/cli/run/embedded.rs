@@ -48,7 +48,7 @@ impl Embedded {
             self.stop().await?;
             return Err(CliError::NotSo("the coordinator ended of itself; this is a bug".to_owned()));
         };
-        match Coordinator::connect_as(&url, &Credentials::of(operator)).await {
+        match Coordinator::connect_as(&url, &Credentials::Identity(operator)).await {
             Ok(coordinator) => Ok(coordinator),
             Err(error) => {
                 self.stop().await?;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_runtime::tls::{
-    Authority, Identity, OpenConnections, Role, Security, ServerCertificate, Subject, Validity,
-    server_config, write_private, write_public,
+    Authority, Identity, OpenConnections, Role, Security, ServerCertificate, SharedIdentity, Subject,
+    Validity, server_config, write_private, write_public,
 };
 
 use super::{AccessOptions, Gate, Plaintext, Registry};
@@ -48,6 +48,7 @@ pub struct Access {
     pub open: OpenConnections,
     /// Life of a client's certificate.
     pub certificate_life: Duration,
+    operator: Arc<SharedIdentity>,
     certificate: Arc<ServerCertificate>,
     names: Vec<String>,
     plaintext: Plaintext,
@@ -68,6 +69,7 @@ impl Access {
         let (authority, registry) = Self::keys(data_dir)?;
         let names = names(listen, &options.names);
         let certificate = authority.server(&names, Validity::from_now(SERVER_LIFE))?;
+        let operator = issue_operator(&authority, options.certificate_life)?;
         let gate = Gate::new(registry.revoked()?, options.renewal_grace);
         Ok(Self {
             authority,
@@ -75,6 +77,7 @@ impl Access {
             gate: Arc::new(gate),
             open: OpenConnections::default(),
             certificate_life: options.certificate_life,
+            operator: Arc::new(SharedIdentity::new(operator)),
             certificate: Arc::new(ServerCertificate::new(certificate)),
             names,
             plaintext: options.plaintext,
@@ -130,10 +133,14 @@ impl Access {
     ///
     /// # Errors
     /// A directory that takes nothing.
-    pub fn publish(&self) -> Result<Identity, ServerError> {
-        let operator = self.write_operator()?;
-        write_public(&self.data_dir.join(ADDRESS), self.url.as_bytes())?;
-        Ok(operator)
+    pub fn publish(&self) -> Result<(), ServerError> {
+        self.operator.current().store(&operator_file(&self.data_dir))?;
+        Ok(write_public(&self.data_dir.join(ADDRESS), self.url.as_bytes())?)
+    }
+
+    /// The identity of commands on this machine, kept fresh as long as the coordinator serves.
+    pub fn operator(&self) -> Arc<SharedIdentity> {
+        Arc::clone(&self.operator)
     }
 
     /// The coordinator serves no more.
@@ -141,13 +148,6 @@ impl Access {
         if let Err(error) = std::fs::remove_file(self.data_dir.join(ADDRESS)) {
             tracing::debug!(%error, "could not remove the address");
         }
-    }
-
-    fn write_operator(&self) -> Result<Identity, ServerError> {
-        let subject = Subject::new(Role::Operator, uuid::Uuid::new_v4().to_string(), "local");
-        let identity = self.authority.issue(&subject, Validity::from_now(self.certificate_life))?;
-        identity.store(&operator_file(&self.data_dir))?;
-        Ok(identity)
     }
 
     /// Renews the server's certificate and the operator's identity in time, for ever. A certificate that could not be
@@ -173,7 +173,9 @@ impl Access {
 
     /// Whether the server's certificate was renewed.
     fn renew_own(&self, since: Duration) -> Result<bool, ServerError> {
-        self.write_operator()?;
+        let operator = issue_operator(&self.authority, self.certificate_life)?;
+        operator.store(&operator_file(&self.data_dir))?;
+        self.operator.replace(operator);
         self.registry.prune(now_ms())?;
         if since < SERVER_LIFE / 3 {
             return Ok(false);
@@ -182,6 +184,11 @@ impl Access {
         tracing::info!("the server's certificate is renewed");
         Ok(true)
     }
+}
+
+fn issue_operator(authority: &Authority, life: Duration) -> Result<Identity, ServerError> {
+    let subject = Subject::new(Role::Operator, uuid::Uuid::new_v4().to_string(), "local");
+    Ok(authority.issue(&subject, Validity::from_now(life))?)
 }
 
 /// What the server's certificate names: for other programs, ours ask for a fixed name.

@@ -10,7 +10,7 @@ use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{Credentials, SERVER_NAME, client_config};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -58,7 +58,7 @@ fn address(server: &Server) -> SocketAddr {
 }
 
 async fn tls(server: &Server) -> TlsStream<TcpStream> {
-    let config = client_config(&Credentials::of(server.ready.operator.clone())).unwrap().unwrap();
+    let config = client_config(&Credentials::Identity(server.ready.operator.clone())).unwrap().unwrap();
     let stream = TcpStream::connect(address(server)).await.unwrap();
     TlsConnector::from(Arc::clone(&config))
         .connect(ServerName::try_from(SERVER_NAME).unwrap(), stream)

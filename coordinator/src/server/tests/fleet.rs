@@ -73,7 +73,7 @@ impl Server {
 
     /// As the operator.
     pub async fn channel(&self) -> Channel {
-        self.channel_as(&Credentials::of(self.ready.operator.clone())).await
+        self.channel_as(&Credentials::Identity(self.ready.operator.clone())).await
     }
 
     pub async fn channel_as(&self, credentials: &Credentials) -> Channel {
