@@ -85,7 +85,7 @@ impl Access {
             (Ok(()), _) => {}
             // It is tried again while the agent runs.
             (Err(error), _) if error.is_transient() => {
-                tracing::warn!(error = chain(&error), "not renewed yet")
+                tracing::warn!(error = chain(&error), "not renewed yet");
             }
             (Err(_), Some(token)) => return self.join(token).await,
             (Err(error), None) => return Err(AgentError::Refused(error.to_string())),
