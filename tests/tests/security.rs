@@ -109,7 +109,6 @@ fn a_person_logs_in_with_a_token_and_the_role_decides() {
     // From now on without an address.
     assert_says(&mtinet(home.path(), &["status"]), 0, &[]);
     assert_says(&mtinet(home.path(), &["token", "list"]), 3, &["for role operator", "is viewer"]);
-    assert_says(&mtinet(home.path(), &["study", "cancel", "1"]), 3, &[]);
     let listed = mtinet(home.path(), &["token", "list", "--json", "--data-dir", data]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("\"ada\"") && listed.contains("\"used\""), "{listed}");
