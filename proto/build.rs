@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["mtinet/v1/worker.proto", "mtinet/v1/client.proto", "mtinet/v1/trainer.proto"];
+    let files = [
+        "mtinet/v1/worker.proto",
+        "mtinet/v1/client.proto",
+        "mtinet/v1/trainer.proto",
+        "mtinet/v1/auth.proto",
+    ];
     for file in files.iter().chain(&["mtinet/v1/common.proto"]) {
         println!("cargo:rerun-if-changed={file}");
     }

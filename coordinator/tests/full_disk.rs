@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use mtinet_domain::StudySpec;
 use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::{Dataset, ListStudiesRequest, SubmitStudyRequest};
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{Credentials, Identity};
+use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,6 +46,12 @@ fn coordinator(data_dir: &Path, limit_kib: &str) -> (Running, String) {
     (Running(child), line.trim().trim_start_matches("listening on ").to_owned())
 }
 
+/// A connection with the identity that the coordinator leaves in its data directory for commands on its machine.
+async fn connected(data_dir: &Path, url: &str) -> ClientClient<Channel> {
+    let operator = Identity::load(&data_dir.join("tls/operator.pem")).unwrap();
+    net::client_client(net::connect_as(url, &Credentials::of(operator)).await.unwrap())
+}
+
 fn submission(number: usize) -> SubmitStudyRequest {
     let text = format!("name = \"study-{number}\"\ndataset = \"d\"\narms = [\"mti-net\"]\n");
     let dataset = Dataset {
@@ -68,7 +77,7 @@ async fn a_full_disk_ends_the_coordinator_and_loses_nothing_acknowledged() {
     std::fs::write(&filler, [0; 300_000]).unwrap();
     let data_dir = dir.path().join("data");
     let (mut running, url) = coordinator(&data_dir, if small.is_some() { "unlimited" } else { "512" });
-    let mut client = net::client_client(net::connect(&url).await.unwrap());
+    let mut client = connected(&data_dir, &url).await;
     let mut acknowledged = 0;
     let refusal = loop {
         match client.submit_study(submission(acknowledged)).await {
@@ -95,7 +104,7 @@ async fn a_full_disk_ends_the_coordinator_and_loses_nothing_acknowledged() {
     // With room again it goes on.
     std::fs::remove_file(filler).unwrap();
     let (_running, url) = coordinator(&data_dir, "unlimited");
-    let mut client = net::client_client(net::connect(&url).await.unwrap());
+    let mut client = connected(&data_dir, &url).await;
     let studies = client.list_studies(ListStudiesRequest {}).await.unwrap().into_inner().studies;
     // The one whose answer never came may or may not be there.
     assert!(

@@ -10,6 +10,7 @@ use mtinet_domain::event::{Event, MetricRecord, Recorded, StudyOutcome};
 use mtinet_domain::{StudyId, TrialKey};
 use mtinet_proto::v1::StreamEventsRequest;
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{Credentials, Identity};
 
 use crate::processes::Process;
 use crate::program;
@@ -42,11 +43,11 @@ impl Cluster {
     /// Starts the coordinator, again after [`Cluster::kill_coordinator`].
     pub fn start_coordinator(&mut self) {
         let mut command = Command::new(program("mtinet"));
-        command.arg("coordinator").arg("--data-dir").arg(self.dir.path().join("coordinator"));
+        command.arg("coordinator").arg("--data-dir").arg(self.data_dir());
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
         self.coordinator = Some(Process::start(&mut command, &self.dir.path().join("coordinator.log")));
         let deadline = Instant::now() + PATIENCE;
-        while self.runtime.block_on(net::connect(&self.url())).is_err() {
+        while !self.answers() {
             assert!(
                 Instant::now() < deadline,
                 "the coordinator does not answer: {}",
@@ -64,10 +65,39 @@ impl Cluster {
         self.coordinator.take().expect("the coordinator runs").kill();
     }
 
+    /// Whether the coordinator lets its operator in.
+    fn answers(&self) -> bool {
+        let Ok(identity) = Identity::load(&self.data_dir().join("tls/operator.pem")) else { return false };
+        self.runtime.block_on(net::connect_as(&self.url(), &Credentials::of(identity))).is_ok()
+    }
+
+    /// The coordinator's data directory, which stands for the coordinator in commands on this machine.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("coordinator")
+    }
+
+    /// A file with a new token.
+    ///
+    /// # Panics
+    /// Where the coordinator makes none.
+    pub fn token(&self, role: &str, name: &str) -> PathBuf {
+        let file = self.dir.path().join(format!("{name}.token"));
+        let mut command = Command::new(program("mtinet"));
+        command
+            .args(["token", "create", "--role", role, "--data-dir"])
+            .arg(self.data_dir())
+            .arg("--out")
+            .arg(&file);
+        let output = command.output().expect("mtinet starts");
+        assert!(output.status.success(), "{}", crate::stderr(&output));
+        file
+    }
+
     /// Starts a worker with CPU slots that sees the data sets under `data_root`.
     pub fn worker(&self, name: &str, slots: u32, data_root: &Path) -> Process {
         let mut command = Command::new(program("mtinet-worker"));
         command.arg("--coordinator").arg(self.url()).arg("--name").arg(name);
+        command.arg("--token-file").arg(self.token("worker", name));
         command.arg("--devices").arg(format!("cpu:{slots}")).arg("--data-root").arg(data_root);
         command.arg("--work-dir").arg(self.dir.path().join(name));
         Process::start(&mut command, &self.dir.path().join(format!("{name}.log")))
@@ -75,7 +105,7 @@ impl Cluster {
 
     /// The coordinator's address.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("https://127.0.0.1:{}", self.port)
     }
 
     /// Submits a study through the command line.
@@ -87,7 +117,8 @@ impl Cluster {
         let output = Command::new(program("mtinet"))
             .args(["study", "submit"])
             .arg(file)
-            .args(["--coordinator", &self.url()])
+            .arg("--coordinator")
+            .arg(self.data_dir())
             .output()
             .expect("mtinet starts");
         assert!(output.status.success(), "{}", crate::stderr(&output));
@@ -155,8 +186,9 @@ impl Cluster {
     /// Where the coordinator does not answer.
     pub fn events(&self, study: StudyId) -> Vec<Recorded> {
         self.runtime.block_on(async {
-            let mut client =
-                net::client_client(net::connect(&self.url()).await.expect("the coordinator answers"));
+            let operator = Identity::load(&self.data_dir().join("tls/operator.pem")).expect("an operator");
+            let channel = net::connect_as(&self.url(), &Credentials::of(operator)).await;
+            let mut client = net::client_client(channel.expect("the coordinator answers"));
             let request = StreamEventsRequest { study: study.0, after: 0, follow: false };
             let mut stream = client.stream_events(request).await.expect("the study exists").into_inner();
             let mut events = Vec::new();

@@ -16,12 +16,14 @@ use mtinet_runtime::artifacts::Cache;
 use mtinet_runtime::convert::{FromProto, RankExit, ToProto, required};
 use mtinet_runtime::net::{self, NetError};
 use mtinet_runtime::shutdown::Shutdown;
+use mtinet_runtime::tls::{TlsError, TokenError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::Instrument;
 
+use crate::access::Access;
 use crate::estate;
 use crate::link::{Command, Link};
 use crate::outbox::{Limits, Outbox};
@@ -35,6 +37,8 @@ use crate::uplink::Uplink;
 pub struct Options {
     /// The coordinator's address.
     pub coordinator: String,
+    /// File with the token that buys the first identity; `MTINET_TOKEN` holds it otherwise.
+    pub token_file: Option<PathBuf>,
     /// The name that people see.
     pub name: String,
     /// The device of each slot.
@@ -93,6 +97,18 @@ pub enum AgentError {
     /// The coordinator's address is none.
     #[error(transparent)]
     Address(#[from] NetError),
+    /// Nothing to show to the coordinator.
+    #[error(
+        "this worker has no identity in {} and no token: give --token-file FILE or set MTINET_TOKEN; `mtinet token create \
+         --role worker` on the coordinator's machine prints one", .0.display()
+    )]
+    NoIdentity(PathBuf),
+    /// A token that cannot be read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// An identity that cannot be used or stored.
+    #[error(transparent)]
+    Identity(#[from] TlsError),
     /// No place for the trainers' sockets.
     #[error("could not make a directory for sockets; set XDG_RUNTIME_DIR or TMPDIR to one with a short path")]
     Sockets(#[source] std::io::Error),
@@ -132,13 +148,20 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
     });
     let outbox = Outbox::new(spool.ok(), Limits::default());
     let uplink = Uplink::new(Session::new(options.name.clone(), &options.devices, outbox));
+    let sockets = socket_dir().map_err(AgentError::Sockets)?;
+    let access = tokio::select! {
+        biased;
+        () = shutdown.requested() => return Ok(()),
+        access = Access::obtain(&options) => access?,
+    };
     let (sender, commands) = mpsc::unbounded_channel();
-    let link = Link::new(options.coordinator.clone(), options.name.clone(), uplink.clone(), sender);
+    let link =
+        Link::new(options.coordinator.clone(), options.name.clone(), access.clone(), uplink.clone(), sender);
     let shared = Arc::new(Shared {
         uplink,
-        client: net::worker_client(net::connect_lazy(&options.coordinator)?),
+        client: net::worker_client(net::connect_lazy_as(&options.coordinator, access.credentials())?),
         cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
-        sockets: socket_dir().map_err(AgentError::Sockets)?,
+        sockets,
         next_socket: AtomicU64::new(0),
         options,
     });
@@ -151,11 +174,13 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
     );
     let mut estates = JoinSet::new();
     for leftover in former {
-        estates.spawn(estate::settle(shared.options.coordinator.clone(), leftover));
+        estates.spawn(estate::settle(shared.options.coordinator.clone(), access.clone(), leftover));
     }
-    Agent { shared, held: Held::default(), tasks: JoinSet::new(), _estates: estates }
-        .run(link, commands, shutdown)
-        .await
+    let freshness = tokio::spawn(access.keep_fresh());
+    let agent = Agent { shared, held: Held::default(), tasks: JoinSet::new(), _estates: estates };
+    let result = agent.run(link, commands, shutdown).await;
+    freshness.abort();
+    result
 }
 
 fn socket_dir() -> std::io::Result<tempfile::TempDir> {

@@ -4,15 +4,18 @@
 //! never acknowledged (a checkpoint is stored, a trial is evaluated, a rank ended), and that its ranks are gone, so that
 //! their trials go on elsewhere at once, from the checkpoint just told, without counting a failure.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
+use crate::access::Access;
 use crate::link::Link;
 use crate::session::Session;
 use crate::spool::Leftover;
 use crate::uplink::Uplink;
 
 /// Settles one estate, for however long the coordinator is away.
-pub async fn settle(url: String, leftover: Leftover) {
+pub async fn settle(url: String, access: Arc<Access>, leftover: Leftover) {
     let (name, worker) = (leftover.hello.name.clone(), leftover.hello.worker_id.clone());
     let bytes: usize = leftover.reports.iter().map(|(report, _)| prost::Message::encoded_len(report)).sum();
     tracing::info!(worker, reports = leftover.reports.len(), bytes, "a former agent left something to say");
@@ -20,7 +23,7 @@ pub async fn settle(url: String, leftover: Leftover) {
     // Once to say everything, once more without ranks and slots, so that the coordinator waits for none of them.
     for _ in 0..2 {
         let (commands, _ignored) = mpsc::unbounded_channel();
-        let link = Link::new(url.clone(), name.clone(), uplink.clone(), commands);
+        let link = Link::new(url.clone(), name.clone(), access.clone(), uplink.clone(), commands);
         tokio::select! {
             refusal = link.run() => {
                 tracing::warn!(worker, refusal, "the coordinator does not want to hear of a former agent");

@@ -5,6 +5,7 @@
 //! coordinator until that acknowledges it, in order and once. Trainers go on while the coordinator is away.
 #![warn(missing_docs)]
 
+mod access;
 mod agent;
 mod conversation;
 mod dataset;

@@ -1,5 +1,6 @@
 //! The connection to the coordinator: joins, holds the one session, heartbeats, comes back after every loss.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -17,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
+use crate::access::Access;
 use crate::session::report_message;
 use crate::uplink::Uplink;
 
@@ -69,6 +71,8 @@ pub struct Link {
     pub url: String,
     /// The name that people see.
     pub name: String,
+    /// What it shows there.
+    pub access: Arc<Access>,
     /// The session.
     pub uplink: Uplink,
     /// Where commands go.
@@ -78,8 +82,14 @@ pub struct Link {
 
 impl Link {
     /// A link that is not connected yet.
-    pub fn new(url: String, name: String, uplink: Uplink, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { url, name, uplink, commands, heartbeat: HEARTBEAT }
+    pub fn new(
+        url: String,
+        name: String,
+        access: Arc<Access>,
+        uplink: Uplink,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        Self { url, name, access, uplink, commands, heartbeat: HEARTBEAT }
     }
 
     /// Stays connected forever; returns the coordinator's words where it refuses this agent.
@@ -108,8 +118,12 @@ impl Link {
     }
 
     async fn connect_once(&mut self) -> Lost {
-        let channel = match net::connect(&self.url).await {
+        let channel = match net::connect_as(&self.url, self.access.credentials()).await {
             Ok(channel) => channel,
+            // Whoever was let in before waits for the right coordinator to come back.
+            Err(error) if !error.is_transient() && self.uplink.with(|session| session.worker().is_none()) => {
+                return Lost::Refused(chain(&error));
+            }
             Err(error) => return Lost::Away(chain(&error)),
         };
         let mut client = net::worker_client(channel);
@@ -129,6 +143,7 @@ impl Link {
         let opening = tokio::time::timeout(ANSWER_TIMEOUT, client.session(ReceiverStream::new(messages)));
         match opening.await {
             Err(_) => Lost::Away("the coordinator does not open the session".to_owned()),
+            Ok(Err(status)) if status.code() == Code::Unauthenticated => self.shut_out(&status).await,
             Ok(Err(status)) => self.session_refused(&status),
             Ok(Ok(response)) => self.converse(response.into_inner(), outgoing).await,
         }
@@ -141,7 +156,13 @@ impl Link {
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
         });
         request.set_timeout(ANSWER_TIMEOUT);
-        let joined = client.join(request).await.map_err(|status| join_refused(&status))?.into_inner();
+        let joined = match client.join(request).await {
+            Ok(joined) => joined.into_inner(),
+            Err(status) if status.code() == Code::Unauthenticated => {
+                return Err(self.shut_out(&status).await);
+            }
+            Err(status) => return Err(join_refused(&status)),
+        };
         let worker: WorkerId =
             required("worker_id", Some(joined.worker_id)).map_err(|error| Lost::Away(error.to_string()))?;
         if joined.heartbeat_interval_ms > 0 {
@@ -232,6 +253,18 @@ impl Link {
                     return;
                 }
             }
+        }
+    }
+
+    /// The coordinator does not take the certificate.
+    async fn shut_out(&self, status: &Status) -> Lost {
+        if net::is_plaintext(&self.url) {
+            return join_refused(status);
+        }
+        match self.access.recover().await {
+            Ok(()) => Lost::Away(format!("{}; got another certificate", status.message())),
+            Err(None) => Lost::Away(status.message().to_owned()),
+            Err(Some(words)) => Lost::Refused(words),
         }
     }
 

@@ -26,7 +26,12 @@ fn main() -> ExitCode {
         eprintln!("mtinet-worker: {error:#}");
         match error.downcast_ref() {
             Some(AgentError::Refused(_)) => REFUSED,
-            Some(AgentError::Address(_)) => USAGE,
+            Some(
+                AgentError::Address(_)
+                | AgentError::NoIdentity(_)
+                | AgentError::Token(_)
+                | AgentError::Identity(_),
+            ) => USAGE,
             Some(AgentError::Sockets(_)) | None => code,
         }
     });

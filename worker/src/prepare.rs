@@ -231,3 +231,17 @@ fn note(log: &Path, line: &str) {
         tracing::warn!(%error, log = %log.display(), "could not write the log");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_study_s_name_cannot_lead_out_of_the_work_directory() {
+        for name in ["../../etc", "/etc/passwd", "..", "a/../../b", "\0", "x\\..\\y", "über/../.."] {
+            let dir = Path::new("/work").join(format!("study-1-{}", plain(name)));
+            assert_eq!(dir.parent(), Some(Path::new("/work")), "{name}");
+            assert!(dir.components().all(|part| part != std::path::Component::ParentDir), "{name}");
+        }
+    }
+}

@@ -23,9 +23,13 @@ const TRAINER: &str = "mtinet-trainer";
 #[derive(Debug, Parser)]
 #[command(name = "mtinet-worker", version)]
 pub struct Cli {
-    /// Address of the coordinator, e.g. `http://head-node:7077`.
+    /// Address of the coordinator, e.g. `https://head-node:7077`.
     #[arg(long, env = "MTINET_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
+    /// File with the token that this worker joins with; else MTINET_TOKEN holds it. Needed once: the identity that it buys
+    /// is kept in the work directory and renews itself.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1 [default: auto].
     #[arg(long)]
     pub devices: Option<String>,
@@ -66,6 +70,8 @@ pub struct Settings {
 pub struct WorkerSettings {
     /// Address of the coordinator.
     pub coordinator: String,
+    /// File with the token.
+    pub token_file: PathBuf,
     /// What this machine lends.
     pub devices: String,
     /// Where data sets lie.
@@ -101,6 +107,7 @@ impl Settings {
         Layers::new(DEFAULTS)
             .file(cli.config.as_deref())
             .flag("--coordinator", "worker.coordinator", cli.coordinator.clone())
+            .flag("--token-file", "worker.token_file", path(&cli.token_file))
             .flag("--devices", "worker.devices", cli.devices.clone())
             .flag("--data-root", "worker.data_root", path(&cli.data_root))
             .flag("--work-dir", "worker.work_dir", path(&cli.work_dir))
@@ -131,6 +138,7 @@ impl WorkerSettings {
             .with_context(|| format!("data root {}: give an existing directory", data_root.display()))?;
         Ok(Options {
             coordinator: self.coordinator,
+            token_file: Some(self.token_file).filter(|file| !file.as_os_str().is_empty()),
             name: if self.name.is_empty() { host_name() } else { self.name },
             threads: machine.threads_per_slot(devices.len()),
             devices,

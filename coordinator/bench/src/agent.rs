@@ -11,6 +11,7 @@ use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::coordinator_message::Message;
 use mtinet_proto::v1::{self, report::Fact, worker_message};
 use mtinet_runtime::net;
+use mtinet_runtime::tls::Credentials;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -29,6 +30,8 @@ const RETRY: Duration = Duration::from_millis(20);
 pub struct Plan {
     /// The coordinator's address.
     pub url: String,
+    /// What all agents show to it.
+    pub access: Credentials,
     /// Agents.
     pub workers: u32,
     /// CPU slots of each.
@@ -223,7 +226,7 @@ impl Agent {
     }
 
     async fn session(&mut self, welcome: &mut bool) -> anyhow::Result<()> {
-        let mut client = net::worker_client(net::connect(&self.plan.url).await?);
+        let mut client = net::worker_client(net::connect_as(&self.plan.url, &self.plan.access).await?);
         if self.id.is_none() {
             let request = v1::JoinRequest {
                 protocol_version: PROTOCOL_VERSION,

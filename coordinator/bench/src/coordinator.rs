@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_proto::v1::CreateTokenRequest;
 use mtinet_proto::v1::GetServerInfoRequest;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{Credentials, Identity, NewKey, Token, enrol};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
@@ -21,10 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often an answer is looked for while the coordinator comes up.
 const PROBE: Duration = Duration::from_millis(2);
 
+/// What is started, and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The `mtinet` binary.
+    pub path: PathBuf,
+    /// Whether connections are encrypted and authenticated, as they are by default.
+    pub tls: bool,
+}
+
 /// A coordinator process on a data directory; ends with this.
 #[derive(Debug)]
 pub struct Coordinator {
-    program: PathBuf,
+    program: Program,
     data_dir: PathBuf,
     port: u16,
     process: Option<Child>,
@@ -35,12 +46,12 @@ impl Coordinator {
     ///
     /// # Errors
     /// A program that does not start or does not answer.
-    pub async fn start(program: &Path, data_dir: &Path) -> anyhow::Result<Self> {
+    pub async fn start(program: &Program, data_dir: &Path) -> anyhow::Result<Self> {
         raise_open_files();
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port")?.port();
         let mut coordinator =
-            Self { program: program.to_owned(), data_dir: data_dir.to_owned(), port, process: None };
+            Self { program: program.clone(), data_dir: data_dir.to_owned(), port, process: None };
         coordinator.restart().await?;
         Ok(coordinator)
     }
@@ -53,8 +64,9 @@ impl Coordinator {
         let log = self.data_dir.with_extension("log");
         let log = std::fs::File::options().create(true).append(true).open(&log).context("the log")?;
         let began = Instant::now();
-        let child = Command::new(&self.program)
+        let child = Command::new(&self.program.path)
             .arg("coordinator")
+            .args((!self.program.tls).then_some("--insecure"))
             .arg("--data-dir")
             .arg(&self.data_dir)
             .arg("--listen")
@@ -64,7 +76,7 @@ impl Coordinator {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
+            .with_context(|| format!("cannot start {}", self.program.path.display()))?;
         self.process = Some(child);
         loop {
             if self.answers().await {
@@ -81,7 +93,8 @@ impl Coordinator {
     }
 
     async fn answers(&self) -> bool {
-        let Ok(channel) = net::connect(&self.url()).await else { return false };
+        let Ok(operator) = self.operator() else { return false };
+        let Ok(channel) = net::connect_as(&self.url(), &operator).await else { return false };
         let request = GetServerInfoRequest { protocol_version: PROTOCOL_VERSION };
         net::client_client(channel).get_server_info(request).await.is_ok()
     }
@@ -102,7 +115,7 @@ impl Coordinator {
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", if self.program.tls { "https" } else { "http" }, self.port)
     }
 
     /// A client's connection to it.
@@ -110,7 +123,30 @@ impl Coordinator {
     /// # Errors
     /// Where it does not answer.
     pub async fn client(&self) -> anyhow::Result<ClientClient<Channel>> {
-        Ok(net::client_client(net::connect(&self.url()).await?))
+        Ok(net::client_client(net::connect_as(&self.url(), &self.operator()?).await?))
+    }
+
+    /// What commands on this machine show to it.
+    fn operator(&self) -> anyhow::Result<Credentials> {
+        if !self.program.tls {
+            return Ok(Credentials::Plaintext);
+        }
+        Ok(Credentials::of(Identity::load(&self.data_dir.join("tls/operator.pem"))?))
+    }
+
+    /// An identity that all agents of a fleet show to it, bought with a token.
+    ///
+    /// # Errors
+    /// Where it gives none.
+    pub async fn worker(&self) -> anyhow::Result<Credentials> {
+        if !self.program.tls {
+            return Ok(Credentials::Plaintext);
+        }
+        let mut auth = net::auth_client(net::connect_as(&self.url(), &self.operator()?).await?);
+        let request = CreateTokenRequest { role: "worker".into(), ttl_ms: 600_000, uses: 1 };
+        let token = auth.create_token(request).await?.into_inner().token;
+        let token: Token = token.parse().ok().context("the coordinator's token is none")?;
+        Ok(Credentials::of(enrol(&self.url(), &token, &NewKey::generate()?, "bench").await?))
     }
 
     /// Processor time that it has used, user and system.

@@ -51,7 +51,7 @@ pub fn run(spec: &StudySpec, workers: u32, slots: u32) -> anyhow::Result<Decisio
     }
     let dataset =
         DatasetRef { name: "d".into(), path: "/d".into(), hash: "h".into(), phases: vec![], classes: vec![] };
-    let (study, effects) = run.core.on_study_submitted(run.now_ms, Box::new(spec.clone()), dataset);
+    let (study, effects) = run.core.on_study_submitted(run.now_ms, Box::new(spec.clone()), dataset, None);
     run.queue(effects);
     while let Some((worker, command)) = run.commands.pop_front() {
         match command {

@@ -1,11 +1,10 @@
 //! No-op trials and gangs through the whole coordinator: network, scheduler, disk.
 
-use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::agent::{Fleet, Plan, Work};
-use crate::coordinator::{Coordinator, own_cpu};
+use crate::coordinator::{Coordinator, Program, own_cpu};
 use crate::study;
 use crate::subscriber::Clock;
 
@@ -44,11 +43,12 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A study that does not complete.
-pub async fn run(program: &Path, options: Options) -> anyhow::Result<Outcome> {
+pub async fn run(program: &Program, options: Options) -> anyhow::Result<Outcome> {
     let dir = tempfile::tempdir()?;
     let coordinator = Coordinator::start(program, &dir.path().join("data")).await?;
+    let access = coordinator.worker().await?;
     let Options { trials, ranks, workers, slots } = options;
-    let plan = Plan { url: coordinator.url(), workers, slots, work: Work::NoOp };
+    let plan = Plan { url: coordinator.url(), access, workers, slots, work: Work::NoOp };
     let fleet = Fleet::start(&plan, Clock::start());
     fleet.wait_for_sessions(workers, PATIENCE).await?;
     let mut client = coordinator.client().await?;

@@ -1,10 +1,9 @@
 //! A large fleet that trains: memory, and how soon a measurement is seen.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::agent::{Batch, Fleet, Plan, Work};
-use crate::coordinator::{Coordinator, own_cpu};
+use crate::coordinator::{Coordinator, Program, own_cpu};
 use crate::study;
 use crate::subscriber::{Clock, Subscriber};
 
@@ -27,12 +26,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A fleet that does not come to train.
-pub async fn run(program: &Path, workers: u32, slots: u32, time: Duration) -> anyhow::Result<Outcome> {
+pub async fn run(program: &Program, workers: u32, slots: u32, time: Duration) -> anyhow::Result<Outcome> {
     let dir = tempfile::tempdir()?;
     let coordinator = Coordinator::start(program, &dir.path().join("data")).await?;
+    let access = coordinator.worker().await?;
     let clock = Clock::start();
     let work = Work::Train { every: Duration::from_secs(1), batch: Batch { records: 4, values: 6 } };
-    let fleet = Fleet::start(&Plan { url: coordinator.url(), workers, slots, work }, clock);
+    let fleet = Fleet::start(&Plan { url: coordinator.url(), access, workers, slots, work }, clock);
     fleet.wait_for_sessions(workers, PATIENCE).await?;
     let mut client = coordinator.client().await?;
     let trials = workers * slots;

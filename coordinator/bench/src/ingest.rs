@@ -1,11 +1,10 @@
 //! Measurements as fast as the coordinator makes them durable.
 
-use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::agent::{Batch, Fleet, Plan, Work};
-use crate::coordinator::{Coordinator, own_cpu};
+use crate::coordinator::{Coordinator, Program, own_cpu};
 use crate::study;
 use crate::subscriber::{Clock, Subscriber};
 
@@ -30,12 +29,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A fleet that does not come to train.
-pub async fn run(program: &Path, workers: u32, batch: Batch, time: Duration) -> anyhow::Result<Outcome> {
+pub async fn run(program: &Program, workers: u32, batch: Batch, time: Duration) -> anyhow::Result<Outcome> {
     let dir = tempfile::tempdir()?;
     let coordinator = Coordinator::start(program, &dir.path().join("data")).await?;
+    let access = coordinator.worker().await?;
     let clock = Clock::start();
     let work = Work::Flood { window: 8, batch };
-    let fleet = Fleet::start(&Plan { url: coordinator.url(), workers, slots: 1, work }, clock);
+    let fleet = Fleet::start(&Plan { url: coordinator.url(), access, workers, slots: 1, work }, clock);
     fleet.wait_for_sessions(workers, PATIENCE).await?;
     let mut client = coordinator.client().await?;
     let study = study::submit(&mut client, &study::spec(workers, 1)?).await?;

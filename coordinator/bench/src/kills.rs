@@ -1,7 +1,6 @@
 //! `kill -9` of a coordinator whose fleet trains: what is back when, what is lost, what is started again.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use mtinet_proto::v1::client_client::ClientClient;
 use tonic::transport::Channel;
 
 use crate::agent::{Batch, Fleet, Plan, Work};
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Program};
 use crate::study;
 use crate::subscriber::Clock;
 
@@ -53,12 +52,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A coordinator or a fleet that does not come back.
-pub async fn run(program: &Path, options: Options) -> anyhow::Result<Outcome> {
+pub async fn run(program: &Program, options: Options) -> anyhow::Result<Outcome> {
     let Options { kills, workers, slots } = options;
     let dir = tempfile::tempdir()?;
     let mut coordinator = Coordinator::start(program, &dir.path().join("data")).await?;
+    let access = coordinator.worker().await?;
     let work = Work::Train { every: Duration::from_millis(500), batch: Batch { records: 1, values: 3 } };
-    let fleet = Fleet::start(&Plan { url: coordinator.url(), workers, slots, work }, Clock::start());
+    let fleet = Fleet::start(&Plan { url: coordinator.url(), access, workers, slots, work }, Clock::start());
     fleet.wait_for_sessions(workers, PATIENCE).await?;
     let trials = workers * slots;
     let mut client = coordinator.client().await?;

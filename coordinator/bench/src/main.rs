@@ -1,11 +1,11 @@
 //! The program of `make bench-coordinator`: measures, prints a table, writes `runs/bench/coordinator.json`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use mtinet_bench::agent::Batch;
-use mtinet_bench::coordinator::program;
+use mtinet_bench::coordinator::{Program, program};
 use mtinet_bench::figure::{Figure, Target, print, quantile, write};
 use mtinet_bench::{decide, dispatch, fleet, ingest, kills, study};
 
@@ -18,6 +18,9 @@ struct Cli {
     /// How often the coordinator is killed.
     #[arg(long, default_value_t = 100)]
     kills: u32,
+    /// No encryption and no certificates on the connections.
+    #[arg(long)]
+    plaintext: bool,
     /// A tenth of everything: does it work?
     #[arg(long)]
     quick: bool,
@@ -32,6 +35,7 @@ enum Part {
     Dispatch,
     Fleet,
     Ingest,
+    Tls,
     Gangs,
     Kills,
 }
@@ -43,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     for part in Part::value_variants() {
         if cli.only.is_empty() || cli.only.contains(part) {
             eprintln!("measuring: {part:?}");
-            let program = program()?;
+            let program = Program { path: program()?, tls: !cli.plaintext };
             figures.extend(runtime.block_on(measure(*part, &program, &cli))?);
         }
     }
@@ -51,13 +55,14 @@ fn main() -> anyhow::Result<()> {
     write(&figures, &cli.out)
 }
 
-async fn measure(part: Part, program: &Path, cli: &Cli) -> anyhow::Result<Vec<Figure>> {
+async fn measure(part: Part, program: &Program, cli: &Cli) -> anyhow::Result<Vec<Figure>> {
     let scale = if cli.quick { 10 } else { 1 };
     match part {
         Part::Decide => decisions(scale),
         Part::Dispatch => dispatched(program, scale).await,
         Part::Fleet => trained(program, scale).await,
         Part::Ingest => ingested(program).await,
+        Part::Tls => encrypted(program, cli.quick).await,
         Part::Gangs => gangs(program, scale).await,
         Part::Kills => killed(program, scale, cli.kills.div_ceil(scale)).await,
     }
@@ -91,7 +96,7 @@ fn decisions(scale: u32) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-async fn dispatched(program: &Path, scale: u32) -> anyhow::Result<Vec<Figure>> {
+async fn dispatched(program: &Program, scale: u32) -> anyhow::Result<Vec<Figure>> {
     let trials = 100_000 / scale;
     let options = dispatch::Options { trials, ranks: 1, workers: 100, slots: 10 };
     let mut outcome = dispatch::run(program, options).await?;
@@ -133,7 +138,7 @@ async fn dispatched(program: &Path, scale: u32) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-async fn trained(program: &Path, scale: u32) -> anyhow::Result<Vec<Figure>> {
+async fn trained(program: &Program, scale: u32) -> anyhow::Result<Vec<Figure>> {
     let workers = 1000 / scale;
     let mut outcome = fleet::run(program, workers, 10, Duration::from_secs(10)).await?;
     let note = format!(
@@ -155,7 +160,7 @@ async fn trained(program: &Path, scale: u32) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-async fn ingested(program: &Path) -> anyhow::Result<Vec<Figure>> {
+async fn ingested(program: &Program) -> anyhow::Result<Vec<Figure>> {
     let batch = Batch { records: 16, values: 6 };
     let mut outcome = ingest::run(program, 50, batch, Duration::from_secs(10)).await?;
     let note = format!(
@@ -182,7 +187,37 @@ async fn ingested(program: &Path) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-async fn gangs(program: &Path, scale: u32) -> anyhow::Result<Vec<Figure>> {
+/// What encryption costs: plaintext and TLS in turns, so that a noisy machine disturbs both alike.
+async fn encrypted(program: &Program, quick: bool) -> anyhow::Result<Vec<Figure>> {
+    let batch = Batch { records: 16, values: 6 };
+    let (turns, time) = if quick { (1, Duration::from_secs(2)) } else { (5, Duration::from_secs(5)) };
+    let (mut rates, mut cpus) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for _ in 0..turns {
+        for tls in [false, true] {
+            let program = Program { tls, ..program.clone() };
+            let outcome = ingest::run(&program, 50, batch, time).await?;
+            rates[usize::from(tls)].push(outcome.points_per_second);
+            cpus[usize::from(tls)].push(outcome.cpu_ms_per_1000);
+        }
+    }
+    let cost = |[plain, encrypted]: &mut [Vec<f64>; 2]| {
+        let (plain, encrypted) = (quantile(plain, 0.5), quantile(encrypted, 0.5));
+        (encrypted / plain - 1.0) * 100.0
+    };
+    let note = format!("durable metric points a second; medians of {turns} turns of {time:?} each way");
+    Ok(vec![
+        Figure::new("TLS: throughput lost", -cost(&mut rates), "%", Target::AtMost(5.0), note),
+        Figure::new(
+            "TLS: processor time of the coordinator added",
+            cost(&mut cpus),
+            "%",
+            Target::None,
+            "per metric point".into(),
+        ),
+    ])
+}
+
+async fn gangs(program: &Program, scale: u32) -> anyhow::Result<Vec<Figure>> {
     let trials = 10_000 / scale;
     let options = dispatch::Options { trials, ranks: 8, workers: 100, slots: 8 };
     let outcome = dispatch::run(program, options).await?;
@@ -199,7 +234,7 @@ async fn gangs(program: &Path, scale: u32) -> anyhow::Result<Vec<Figure>> {
     Ok(vec![Figure::new(what, rate, "gangs/s", Target::AtLeast(1000.0), note)])
 }
 
-async fn killed(program: &Path, scale: u32, kills: u32) -> anyhow::Result<Vec<Figure>> {
+async fn killed(program: &Program, scale: u32, kills: u32) -> anyhow::Result<Vec<Figure>> {
     let options = kills::Options { kills, workers: 1000 / scale, slots: 10 };
     let mut outcome = kills::run(program, options).await?;
     let trials = options.workers * options.slots;

@@ -62,7 +62,7 @@ impl Core {
     }
 
     fn fold_study(&mut self, id: StudyId, time_ms: u64, event: &Event) -> Result<(), String> {
-        if let Event::StudySubmitted { spec, spec_hash, dataset } = event {
+        if let Event::StudySubmitted { spec, spec_hash, dataset, .. } = event {
             if self.studies.contains_key(&id) {
                 return Err("it is there already".into());
             }

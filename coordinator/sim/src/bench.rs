@@ -115,7 +115,7 @@ pub fn dispatch(trials: u32, workers: u32, slots: u32, ranks: u32) -> Dispatch {
     };
     let mut spec = Some(spec);
     let sent = timed(&mut core, &mut times, &mut |core| {
-        core.on_study_submitted(now, spec.take().expect("called once"), dataset()).1
+        core.on_study_submitted(now, spec.take().expect("called once"), dataset(), None).1
     });
     commands.extend(sent);
     for worker in 0..workers {
@@ -168,7 +168,7 @@ fn facts(start: &RankAssignment) -> Vec<Fact> {
 fn memory(trials: u32, workers: u32) -> f64 {
     let before = resident_kib();
     let mut core = Core::new(CoreConfig::default());
-    drop(core.on_study_submitted(1, spec(trials, 1), dataset()));
+    drop(core.on_study_submitted(1, spec(trials, 1), dataset(), None));
     for worker in 0..workers {
         drop(core.on_worker_connected(1, &hello(worker, 8)));
     }

@@ -153,7 +153,7 @@ impl Coordinator {
                 (self.core.on_worker_disconnected(now, worker), false, false)
             }
             (Input::Submit(spec), _) => {
-                let (id, effects) = self.core.on_study_submitted(now, spec, dataset());
+                let (id, effects) = self.core.on_study_submitted(now, spec, dataset(), None);
                 outcome.submitted = Some(id);
                 (effects, false, false)
             }

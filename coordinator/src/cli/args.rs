@@ -43,17 +43,24 @@ pub enum Command {
     Drain(DrainArgs),
     /// See it all work: a synthetic data set, five folds, two arms, two workers, tables; within minutes on a CPU.
     Demo(DemoArgs),
+    /// Get an identity for a coordinator on another machine, with a token; later commands use it and renew it.
+    Login(LoginArgs),
+    /// Make, list and revoke the tokens that workers and people join with.
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 /// Where the coordinator is.
 #[derive(Clone, Debug, Args)]
 pub struct Server {
-    /// Address of the coordinator.
+    /// The coordinator: its address, or on its machine its data directory (or run directory). By default the
+    /// coordinator that serves ./mtinet-data, else the one logged in to last.
     #[arg(
         long = "coordinator",
-        value_name = "URL",
+        value_name = "URL|DIR",
         env = "MTINET_COORDINATOR",
-        default_value = "http://127.0.0.1:7077"
+        default_value = "",
+        hide_default_value = true
     )]
     pub url: String,
 }
@@ -72,6 +79,12 @@ pub struct CoordinatorArgs {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// Serve without TLS and identities, to this machine alone: to look for a fault, or to measure what TLS costs.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Serve without TLS to everyone who reaches the address: whoever does may do everything.
+    #[arg(long, conflicts_with = "insecure")]
+    pub insecure_anywhere: bool,
     /// Print the built-in configuration with all its keys and end.
     #[arg(long)]
     pub show_config: bool,
@@ -469,4 +482,71 @@ pub struct ReadmitArgs {
     pub json: bool,
     #[command(flatten)]
     pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// Address of the coordinator, as https://HOST:PORT.
+    pub url: String,
+    /// File with the token; else MTINET_TOKEN holds it.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The name that others see [default: USER@HOST].
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Print a new token, which is told only once.
+    Create(CreateTokenArgs),
+    /// List the tokens, who made them and who joined with them.
+    List(ListTokensArgs),
+    /// Make a token useless and refuse those who joined with it from now on.
+    Revoke(RevokeTokenArgs),
+}
+
+/// The coordinator whose tokens are meant.
+#[derive(Debug, Args)]
+pub struct TokenServer {
+    /// The coordinator's data directory (or run directory), on its machine; it need not serve.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateTokenArgs {
+    /// What those who join with it may do: worker runs trainers, operator does everything, viewer looks.
+    #[arg(long, value_parser = ["worker", "operator", "viewer"])]
+    pub role: String,
+    /// How long it can be used, e.g. 30m, 24h, 7d.
+    #[arg(long, default_value = "24h")]
+    pub ttl: String,
+    /// How many may join with it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub uses: u32,
+    /// Write it to a new file that only you read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub at: TokenServer,
+}
+
+#[derive(Debug, Args)]
+pub struct ListTokensArgs {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub at: TokenServer,
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeTokenArgs {
+    /// The token's id, as `mtinet token list` shows it.
+    pub id: String,
+    #[command(flatten)]
+    pub at: TokenServer,
 }

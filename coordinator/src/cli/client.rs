@@ -1,39 +1,55 @@
 //! The coordinator as the commands see it: domain types in and out, [`CliError`] when it does not answer.
 
 use std::path::Path;
+use std::time::Duration;
 
 use mtinet_domain::event::{Event, Recorded};
 use mtinet_domain::trial::{ArtifactRef, DatasetRef};
 use mtinet_domain::{StudyId, StudySpec, TrialKey};
+use mtinet_proto::v1::auth_client::AuthClient;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::get_study_request::Which;
 use mtinet_proto::v1::{
-    CancelStudyRequest, GetArtifactRequest, GetServerInfoRequest, GetStudyRequest, ListStudiesRequest,
-    ListWorkersRequest, RecordedEvent, StreamEventsRequest, Study, StudySummary, SubmitStudyRequest,
-    WorkerState,
+    CancelStudyRequest, CreateTokenRequest, GetArtifactRequest, GetServerInfoRequest, GetStudyRequest,
+    ListStudiesRequest, ListTokensRequest, ListWorkersRequest, RecordedEvent, RevokeTokenRequest,
+    StreamEventsRequest, Study, StudySummary, SubmitStudyRequest, TokenState, WorkerState,
 };
 use mtinet_proto::{PROTOCOL_VERSION, v1};
 use mtinet_runtime::convert::ToProto as _;
+use mtinet_runtime::tls::Credentials;
 use mtinet_runtime::{artifacts, net};
+use secrecy::SecretString;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::error::CliError;
+use super::target::{self, Target};
 
 /// A connection to a coordinator that speaks our protocol version. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Coordinator {
     client: ClientClient<Channel>,
+    auth: AuthClient<Channel>,
     url: String,
 }
 
 impl Coordinator {
-    /// Connects and compares versions.
+    /// Connects to the coordinator that a person means ([`target::resolve`]) and compares versions.
     ///
     /// # Errors
-    /// Exit code 3 where nothing answers or the versions differ, 2 where `url` is no address.
-    pub async fn connect(url: &str) -> Result<Self, CliError> {
-        let mut client = net::client_client(net::connect(url).await?);
+    /// Exit code 3 where nothing answers or the versions differ, 2 where `given` is no address.
+    pub async fn connect(given: &str) -> Result<Self, CliError> {
+        let Target { url, credentials } = target::resolve(given).await?;
+        Self::connect_as(&url, &credentials).await
+    }
+
+    /// Connects with these credentials and compares versions.
+    ///
+    /// # Errors
+    /// As [`Coordinator::connect`].
+    pub async fn connect_as(url: &str, credentials: &Credentials) -> Result<Self, CliError> {
+        let channel = net::connect_as(url, credentials).await?;
+        let mut client = net::client_client(channel.clone());
         let request = GetServerInfoRequest { protocol_version: PROTOCOL_VERSION };
         let info = client.get_server_info(request).await?.into_inner();
         if info.protocol_version != PROTOCOL_VERSION {
@@ -46,7 +62,31 @@ impl Coordinator {
                 PROTOCOL_VERSION,
             )));
         }
-        Ok(Self { client, url: url.to_owned() })
+        Ok(Self { client, auth: net::auth_client(channel), url: url.to_owned() })
+    }
+
+    /// Makes a token; the only time that it is told.
+    pub async fn create_token(
+        &mut self,
+        role: &str,
+        ttl: Duration,
+        uses: u32,
+    ) -> Result<(SecretString, u64), CliError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let request = CreateTokenRequest { role: role.to_owned(), ttl_ms, uses };
+        let made = self.auth.create_token(request).await?.into_inner();
+        Ok((made.token.into(), made.expires_ms))
+    }
+
+    /// All tokens.
+    pub async fn tokens(&mut self) -> Result<Vec<TokenState>, CliError> {
+        Ok(self.auth.list_tokens(ListTokensRequest {}).await?.into_inner().tokens)
+    }
+
+    /// Revokes a token; how many identities go with it.
+    pub async fn revoke_token(&mut self, id: &str) -> Result<u32, CliError> {
+        let request = RevokeTokenRequest { id: id.to_owned() };
+        Ok(self.auth.revoke_token(request).await?.into_inner().identities)
     }
 
     /// The address it was reached at.

@@ -1,6 +1,7 @@
 //! `mtinet coordinator`: the server, configured in layers.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mtinet_domain::spec::Seconds;
 use mtinet_runtime::config::Layers;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use super::args::{BackupArgs, CoordinatorArgs, CoordinatorCommand};
 use super::error::CliError;
 use super::output;
+use crate::server::auth::{AccessOptions, Plaintext};
 use crate::server::{self, ServerOptions};
 
 /// Every key with its default and a comment: the reference of the coordinator's configuration.
@@ -29,6 +31,11 @@ struct Section {
     heartbeat: Seconds,
     adoption_grace: Seconds,
     cancel_grace: Seconds,
+    insecure: bool,
+    insecure_anywhere: bool,
+    names: Vec<String>,
+    certificate_life: Seconds,
+    renewal_grace: Seconds,
     log: Log,
 }
 
@@ -39,6 +46,17 @@ impl Section {
             heartbeat_ms: milliseconds(self.heartbeat).max(1),
             adoption_grace_ms: milliseconds(self.adoption_grace).into(),
             cancel_grace_ms: milliseconds(self.cancel_grace),
+            access: AccessOptions {
+                plaintext: match (self.insecure_anywhere, self.insecure) {
+                    (true, _) => Plaintext::Anywhere,
+                    (false, true) => Plaintext::Loopback,
+                    (false, false) => Plaintext::Never,
+                },
+                names: self.names.clone(),
+                certificate_life: self.certificate_life.as_duration(),
+                renewal_grace: self.renewal_grace.as_duration(),
+                ..AccessOptions::default()
+            },
             ..ServerOptions::new(&self.data_dir)
         }
     }
@@ -47,8 +65,17 @@ impl Section {
 /// Shortest lease: the scheduler looks four times a second.
 const SHORTEST_LEASE_MS: u64 = 1000;
 
+/// Shortest life of a certificate: renewals begin at two thirds of it and take a moment.
+const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+
 /// A lease that heartbeats cannot keep would lose every worker again and again.
 fn check(options: &ServerOptions) -> Result<(), CliError> {
+    let life = options.access.certificate_life;
+    if life < SHORTEST_LIFE {
+        return Err(CliError::Usage(format!(
+            "coordinator.certificate_life is {life:?}: it must be at least {SHORTEST_LIFE:?}"
+        )));
+    }
     if options.lease_ms < SHORTEST_LEASE_MS || options.lease_ms < 2 * u64::from(options.heartbeat_ms) {
         return Err(CliError::Usage(format!(
             "coordinator.lease is {} ms: it must be at least {SHORTEST_LEASE_MS} ms and twice coordinator.heartbeat \
@@ -85,11 +112,9 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
     let listener = net::bind(&settings.listen).await?;
     let shutdown =
         Shutdown::on_signals().map_err(|error| CliError::failed("cannot listen for signals", &error))?;
-    if let Ok(address) = listener.local_addr() {
-        // On standard output for whoever started it with port 0.
-        output::print(format_args!("listening on http://{address}"));
-    }
-    server::serve(settings.options(), listener, shutdown.clone().into_requested()).await?;
+    // On standard output for whoever started it with port 0; from then on commands on this machine have an identity.
+    let ready = |ready: server::Ready| output::print(format_args!("listening on {}", ready.url));
+    server::serve_and_tell(settings.options(), listener, ready, shutdown.clone().into_requested()).await?;
     match shutdown.exit_code() {
         0 => Ok(()),
         _ => Err(CliError::Interrupted),
@@ -148,6 +173,8 @@ fn load(args: &CoordinatorArgs, layers: Layers) -> Result<Settings, CliError> {
         .file(args.config.as_deref())
         .flag("--listen", "coordinator.listen", args.listen.clone())
         .flag("--data-dir", "coordinator.data_dir", data_dir)
+        .flag("--insecure", "coordinator.insecure", args.insecure.then_some(true))
+        .flag("--insecure-anywhere", "coordinator.insecure_anywhere", args.insecure_anywhere.then_some(true))
         .load()?;
     Ok(settings)
 }
@@ -162,7 +189,15 @@ mod tests {
     use super::*;
 
     fn arguments() -> CoordinatorArgs {
-        CoordinatorArgs { command: None, config: None, data_dir: None, listen: None, show_config: false }
+        CoordinatorArgs {
+            command: None,
+            config: None,
+            data_dir: None,
+            listen: None,
+            insecure: false,
+            insecure_anywhere: false,
+            show_config: false,
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use mtinet_runtime::config::ConfigError;
 use mtinet_runtime::net::NetError;
 use mtinet_runtime::shutdown::INTERRUPTED;
 use mtinet_runtime::telemetry::TelemetryError;
+use mtinet_runtime::tls::{AccessError, TlsError, TokenError};
 
 use crate::report::{ResultsError, WriteError};
 use crate::server::ServerError;
@@ -86,8 +87,10 @@ impl From<NetError> for CliError {
     fn from(error: NetError) -> Self {
         let text = chain(&error);
         match error {
-            NetError::Connect { .. } => Self::Coordinator(text),
-            NetError::Bind { .. } | NetError::Url { .. } => Self::Usage(text),
+            NetError::Connect { .. } | NetError::NoIdentity { .. } | NetError::Handshake { .. } => {
+                Self::Coordinator(text)
+            }
+            NetError::Bind { .. } | NetError::Url { .. } | NetError::Tls(_) => Self::Usage(text),
         }
     }
 }
@@ -98,7 +101,9 @@ impl From<ServerError> for CliError {
         match error {
             ServerError::DataDir { .. }
             | ServerError::InUse { .. }
-            | ServerError::NetworkFileSystem { .. } => Self::Usage(text),
+            | ServerError::NetworkFileSystem { .. }
+            | ServerError::PlaintextAbroad { .. }
+            | ServerError::Tls(_) => Self::Usage(text),
             _ => Self::NotSo(text),
         }
     }
@@ -113,6 +118,29 @@ impl From<tonic::Status> for CliError {
             }
             _ => Self::Coordinator(format!("the coordinator refused: {}", status.message())),
         }
+    }
+}
+
+impl From<AccessError> for CliError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Net(error) => error.into(),
+            AccessError::Tls(error) => Self::failed("no identity", &error),
+            AccessError::Away(_) => Self::Coordinator(chain(&error)),
+            AccessError::Refused(words) => Self::Coordinator(format!("the coordinator refused: {words}")),
+        }
+    }
+}
+
+impl From<TlsError> for CliError {
+    fn from(error: TlsError) -> Self {
+        Self::Usage(chain(&error))
+    }
+}
+
+impl From<TokenError> for CliError {
+    fn from(error: TokenError) -> Self {
+        Self::Usage(chain(&error))
     }
 }
 

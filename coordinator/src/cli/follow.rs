@@ -400,7 +400,12 @@ mod tests {
                 classes: vec!["a".into(), "b".into()],
             };
             let mut story = Self { tally: Tally::default(), seq: 0 };
-            story.tell(Event::StudySubmitted { spec_hash: spec.hash(), spec: Box::new(spec), dataset });
+            story.tell(Event::StudySubmitted {
+                spec_hash: spec.hash(),
+                spec: Box::new(spec),
+                dataset,
+                by: None,
+            });
             story
         }
 

@@ -15,6 +15,7 @@ mod follow;
 mod gather;
 mod initial;
 mod interrupt;
+mod login;
 mod output;
 mod pictures;
 mod predictions;
@@ -27,6 +28,8 @@ mod run_dir;
 mod show;
 mod status;
 mod study;
+mod target;
+mod token;
 
 use std::process::ExitCode;
 
@@ -68,5 +71,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Report(args) => report::run(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Login(args) => login::run(args).await,
+        Command::Token(command) => token::run(command).await,
     }
 }

@@ -28,7 +28,7 @@ pub async fn workers(args: WorkersArgs) -> Result<(), CliError> {
     if args.json {
         print_json(&json!({ "workers": workers.iter().map(worker_json).collect::<Vec<_>>() }));
     } else if workers.is_empty() {
-        say("no worker has joined; start one with `mtinet-worker --coordinator URL`");
+        say("no worker has joined; start one with `mtinet-worker --coordinator URL --token-file FILE`");
     } else {
         let rows = workers.iter().flat_map(worker_rows);
         print(table(&["Worker", "Name", "Status", "Last heard", "Slot", "Device", "Holds"], rows));

@@ -50,7 +50,7 @@ impl StudyFold {
     }
 
     fn begin(&mut self, first: &Recorded) -> Result<(), ResultsError> {
-        let Event::StudySubmitted { spec, spec_hash, dataset } = &first.event else {
+        let Event::StudySubmitted { spec, spec_hash, dataset, .. } = &first.event else {
             return Err(ResultsError::NoSubmission);
         };
         let results = StudyResults {

@@ -81,6 +81,7 @@ impl Log {
             spec: Box::new(spec.clone()),
             spec_hash: spec.hash(),
             dataset: dataset(),
+            by: None,
         });
         log
     }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use mtinet_core::FoldError;
 
+use mtinet_runtime::tls::TlsError;
+
+use super::auth::RegistryError;
 use super::store::StoreError;
 
 /// Why a coordinator does not start, or ends.
@@ -35,6 +38,24 @@ pub enum ServerError {
         /// The directory.
         path: PathBuf,
     },
+    /// The authority's files.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Tokens and identities.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Without TLS, where others could listen in.
+    #[error(
+        "--insecure serves without TLS and therefore only to this machine, and {listen} is not its loopback; listen on \
+         127.0.0.1, leave --insecure out, or give --insecure-anywhere on a network where everyone may do everything"
+    )]
+    PlaintextAbroad {
+        /// The address.
+        listen: std::net::SocketAddr,
+    },
+    /// The listener does not know its address.
+    #[error("cannot tell the address that is listened on")]
+    Listener(#[source] std::io::Error),
     /// The event log cannot be read or written.
     #[error("the event log failed")]
     Store(#[from] StoreError),

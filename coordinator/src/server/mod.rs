@@ -4,6 +4,7 @@
 //! All decisions are `mtinet-core`'s; here is only what it leaves out: disk, network and the clock.
 
 mod artifacts;
+pub mod auth;
 mod backup;
 mod convert;
 mod data_dir;
@@ -23,4 +24,4 @@ pub use backup::{Backup, backup};
 pub use data_dir::DATABASE;
 pub use error::ServerError;
 pub use options::ServerOptions;
-pub use serve::serve;
+pub use serve::{Ready, offline_token, serve, serve_and_tell};

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use mtinet_core::CoreConfig;
 
+use super::auth::AccessOptions;
+
 /// How a coordinator is set up. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
@@ -17,6 +19,8 @@ pub struct ServerOptions {
     pub adoption_grace_ms: u64,
     /// A cancelled attempt has this long to end at a step boundary.
     pub cancel_grace_ms: u32,
+    /// Who may reach it, and how.
+    pub access: AccessOptions,
 }
 
 impl ServerOptions {
@@ -29,6 +33,7 @@ impl ServerOptions {
             heartbeat_ms: 500,
             adoption_grace_ms: core.adoption_grace_ms,
             cancel_grace_ms: core.cancel_grace_ms,
+            access: AccessOptions::default(),
         }
     }
 

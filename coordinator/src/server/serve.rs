@@ -1,14 +1,18 @@
 //! Puts the parts together and serves until told to stop.
 
 use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_core::Core;
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{self, Role, SharedIdentity};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::artifacts::Artifacts;
+use super::auth::{Access, AuthService, GateLayer, MadeToken};
 use super::data_dir::DataDir;
 use super::driver::{self, Driver};
 use super::error::ServerError;
@@ -21,16 +25,58 @@ use super::sweep;
 /// Calls that are under way at the end have this long to finish.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Serves a coordinator on `listener` until `shutdown` resolves or the event log fails.
+/// A coordinator serves.
+#[derive(Debug)]
+pub struct Ready {
+    /// Where commands on this machine reach it.
+    pub url: String,
+    /// Their identity, kept fresh.
+    pub operator: Arc<SharedIdentity>,
+    /// What it serves with; for tests.
+    pub access: Arc<Access>,
+}
+
+/// Makes a token of a data directory that nobody serves.
 ///
 /// # Errors
-/// A data directory that is in use, cannot be written, or holds a log that cannot be read; a failing disk.
+/// [`ServerError::InUse`] where a coordinator serves it; files that cannot be written.
+pub fn offline_token(
+    data_dir: &Path,
+    role: Role,
+    ttl: Duration,
+    uses: u32,
+) -> Result<MadeToken, ServerError> {
+    let _held = DataDir::open(data_dir)?;
+    let (authority, registry) = Access::keys(data_dir)?;
+    let now_ms = driver::now_ms();
+    Ok(registry.create_token(role, authority.fingerprint(), (ttl, uses), "operator local", now_ms)?)
+}
+
+/// As [`serve_and_tell`], without being told.
+///
+/// # Errors
+/// As [`serve_and_tell`].
 pub async fn serve(
     options: ServerOptions,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServerError> {
+    serve_and_tell(options, listener, |_| {}, shutdown).await
+}
+
+/// Serves a coordinator on `listener` until `shutdown` resolves or the event log fails.
+///
+/// # Errors
+/// A data directory that is in use, cannot be written, or holds a log that cannot be read; a failing disk.
+pub async fn serve_and_tell(
+    options: ServerOptions,
+    listener: TcpListener,
+    ready: impl FnOnce(Ready) + Send,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
     let dir = DataDir::open(&options.data_dir)?;
+    let listen = listener.local_addr().map_err(ServerError::Listener)?;
+    let access = Arc::new(Access::open(&options.data_dir, listen, &options.access)?);
     let (writer, reader) = store::open(&dir.database())?;
     let artifacts = Artifacts::local(&dir.artifacts())?;
     let fleet = FleetLog::open(&dir.fleet())?;
@@ -49,19 +95,30 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(mtinet_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let serving = net::server()
+    let mut server = net::server();
+    if let Some(age) = access.connection_age() {
+        server = server.max_connection_age(age);
+    }
+    let connections = tls::incoming(listener, access.security()?, options.access.limits, access.open.clone());
+    let serving = server
+        .layer(GateLayer::new(Arc::clone(&access.gate)))
+        .add_service(net::auth_server(AuthService::new(Arc::clone(&access))))
         .add_service(worker)
         .add_service(client)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(net::incoming(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let mut serving = std::pin::pin!(serving);
     let mut driven = None;
+    access.publish()?;
+    ready(Ready { url: access.url().to_owned(), operator: access.operator(), access: Arc::clone(&access) });
     tokio::select! {
         served = &mut serving => served?,
         result = &mut task => driven = Some(result),
+        () = access.upkeep() => {}
         () = shutdown => {}
     }
+    access.retract();
     // The driver ends first: that ends the sessions and event streams, which would keep connections open.
     stop.cancel();
     let driven = match driven {

@@ -36,6 +36,9 @@ pub enum Event {
         spec_hash: String,
         /// The data set that it is pinned to.
         dataset: DatasetRef,
+        /// Who submitted it, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// A gang was placed and its ranks are told to start.
     AttemptStarted {

@@ -11,3 +11,4 @@ pub mod cuda;
 pub mod net;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;

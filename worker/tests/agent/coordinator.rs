@@ -13,6 +13,7 @@ use mtinet_proto::v1::{
     worker_message,
 };
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{self, Limits, OpenConnections, Security};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -220,7 +221,9 @@ impl Coordinator {
             let listener = net::bind(&addr.to_string()).await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
             let router = net::server().add_service(net::worker_server(service));
-            router.serve_with_incoming(net::incoming(listener)).await.unwrap();
+            let connections =
+                tls::incoming(listener, Security::Plaintext, Limits::default(), OpenConnections::default());
+            router.serve_with_incoming(connections).await.unwrap();
         });
         self.addr = bound.recv_timeout(DEADLINE).unwrap();
         self.runtime = Some(runtime);

@@ -44,6 +44,7 @@ impl Scene {
         let coordinator = Coordinator::start();
         let mut options = Options {
             coordinator: coordinator.url(),
+            token_file: None,
             name: "here".to_owned(),
             devices: vec![Device::Cpu; 2],
             threads: 3,

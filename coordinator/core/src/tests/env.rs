@@ -98,7 +98,7 @@ impl TestEnv {
             phases: vec![],
             classes: vec![],
         };
-        let (id, effects) = self.core.on_study_submitted(self.now, spec, dataset);
+        let (id, effects) = self.core.on_study_submitted(self.now, spec, dataset, None);
         self.perform(effects);
         id
     }

@@ -6,13 +6,16 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use mtinet_runtime::shutdown::INTERRUPTED;
+use mtinet_runtime::tls::write_private;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use secrecy::ExposeSecret as _;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::client::Coordinator;
 use crate::cli::error::{CliError, chain};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::say;
@@ -29,6 +32,10 @@ const GRACE: Duration = Duration::from_secs(60);
 /// What an agent ends with soon after its start when its configuration is wrong or the coordinator refuses it:
 /// starting it again cannot help.
 const HOPELESS: [i32; 2] = [2, 3];
+/// Holds the token that the agent joins with, in its work directory.
+const TOKEN_FILE: &str = "token";
+/// An agent uses its token at once, or when it is started again.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LOG_LINES_SHOWN: usize = 15;
 
 /// The programs that a run starts.
@@ -89,12 +96,13 @@ impl Fleet {
     ///
     /// # Errors
     /// Where their directories or logs cannot be made.
-    pub fn start(
+    pub async fn start(
         plan: &Plan,
-        url: &str,
+        coordinator: &mut Coordinator,
         directory: &RunDir,
         interrupt: &Interrupt,
     ) -> Result<Self, CliError> {
+        let url = coordinator.url().to_owned();
         let stop = CancellationToken::new();
         let mut watchers = JoinSet::new();
         for (index, devices) in plan.devices.iter().enumerate() {
@@ -102,11 +110,16 @@ impl Fleet {
             let work = directory.work(&name);
             std::fs::create_dir_all(&work)
                 .map_err(|error| CliError::failed(format_args!("cannot make {}", work.display()), &error))?;
+            let token_file = work.join(TOKEN_FILE);
+            // As many uses as starts: an agent that dies before it stored what the token bought needs it again.
+            let (token, _) = coordinator.create_token("worker", TOKEN_LIFE, MOST_EARLY_DEATHS).await?;
+            write_private(&token_file, token.expose_secret().as_bytes())?;
             let agent = Agent {
                 cores: share_of_cores(index, &plan.devices),
                 log: directory.logs().join(format!("worker-{index}.log")),
                 arguments: vec![
-                    ("--coordinator", url.into()),
+                    ("--coordinator", url.clone().into()),
+                    ("--token-file", token_file.into_os_string()),
                     ("--devices", devices.into()),
                     ("--data-root", plan.data_root.clone().into_os_string()),
                     ("--work-dir", work.clone().into_os_string()),

@@ -5,17 +5,19 @@ use std::sync::Mutex;
 
 use mtinet_runtime::net;
 use mtinet_runtime::telemetry::FILTER_VARIABLE;
+use mtinet_runtime::tls::Credentials;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::client::Coordinator;
 use crate::cli::error::CliError;
-use crate::server::{self, ServerOptions};
+use crate::server::{self, Ready, ServerOptions};
 
 /// The running server; [`Embedded::stop`] ends it in order.
 pub struct Embedded {
-    url: String,
+    ready: oneshot::Receiver<Ready>,
     stop: CancellationToken,
     serving: Option<JoinHandle<Result<(), CliError>>>,
 }
@@ -27,20 +29,26 @@ impl Embedded {
     /// Where no port of the loopback interface can be had.
     pub async fn start(options: ServerOptions) -> Result<Self, CliError> {
         let listener = net::bind("127.0.0.1:0").await?;
-        let address =
-            listener.local_addr().map_err(|error| CliError::failed("cannot tell the port", &error))?;
+        let (tell, ready) = oneshot::channel();
+        // Whoever started it may be gone.
+        let tell = |serving| drop(tell.send(serving));
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
-        let serving = tokio::spawn(async move { Ok(server::serve(options, listener, shutdown).await?) });
-        Ok(Self { url: format!("http://{address}"), stop, serving: Some(serving) })
+        let serving =
+            tokio::spawn(async move { Ok(server::serve_and_tell(options, listener, tell, shutdown).await?) });
+        Ok(Self { ready, stop, serving: Some(serving) })
     }
 
-    /// A connection to it.
+    /// A connection to it, as its operator; once.
     ///
     /// # Errors
     /// The server's own error where it ended at once, for example because its data directory is in use.
     pub async fn connect(&mut self) -> Result<Coordinator, CliError> {
-        match Coordinator::connect(&self.url).await {
+        let Ok(Ready { url, operator, .. }) = (&mut self.ready).await else {
+            self.stop().await?;
+            return Err(CliError::NotSo("the coordinator ended of itself; this is a bug".to_owned()));
+        };
+        match Coordinator::connect_as(&url, &Credentials::Identity(operator)).await {
             Ok(coordinator) => Ok(coordinator),
             Err(error) => {
                 self.stop().await?;

@@ -103,7 +103,7 @@ impl Job {
                     directory.root().display(),
                     coordinator.url()
                 ));
-                let fleet = Fleet::start(plan, coordinator.url(), directory, interrupt)?;
+                let fleet = Fleet::start(plan, coordinator, directory, interrupt).await?;
                 self.train(coordinator, study, fleet, embedded, interrupt).await?;
                 study
             }

@@ -53,16 +53,22 @@ impl Handle {
         self.send(Input::Closed { worker, session }).await
     }
 
-    /// Submits a study; the answer comes when it is stored.
-    pub async fn submit(&self, spec: Box<StudySpec>, dataset: DatasetRef) -> Result<StudyId, Status> {
+    /// Submits a study of `by`; the answer comes when it is stored.
+    pub async fn submit(
+        &self,
+        spec: Box<StudySpec>,
+        dataset: DatasetRef,
+        by: Option<String>,
+    ) -> Result<StudyId, Status> {
         let (reply, answer) = oneshot::channel();
-        self.send(Input::Submit { spec, dataset, reply }).await?;
+        self.send(Input::Submit { spec, dataset, by, reply }).await?;
         answer.await.map_err(|_| ended())
     }
 
     /// Asks for something in the name of `by`; the answer comes when what follows from it is stored.
     pub async fn ask(&self, request: Request, by: Option<String>) -> Result<u32, Status> {
         let (reply, answer) = oneshot::channel();
+        tracing::info!(target: "audit", by, ?request, "asked");
         self.send(Input::Ask { request, by, reply }).await?;
         answer.await.map_err(|_| ended())?.map_err(|refusal| match refusal {
             Refusal::Unknown(words) => Status::not_found(words),

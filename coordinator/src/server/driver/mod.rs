@@ -34,7 +34,7 @@ enum Input {
     /// A worker's session is over.
     Closed { worker: WorkerId, session: SessionNumber },
     /// Someone submits a study.
-    Submit { spec: Box<StudySpec>, dataset: DatasetRef, reply: oneshot::Sender<StudyId> },
+    Submit { spec: Box<StudySpec>, dataset: DatasetRef, by: Option<String>, reply: oneshot::Sender<StudyId> },
     /// Someone asks for something.
     Ask { request: Request, by: Option<String>, reply: oneshot::Sender<Result<u32, Refusal>> },
     /// Someone looks at the state, once everything taken in so far is stored.

@@ -133,8 +133,8 @@ impl State {
                     round.effects.extend(self.core.on_worker_disconnected(now_ms, &worker));
                 }
             }
-            Input::Submit { spec, dataset, reply } => {
-                let (study, effects) = self.core.on_study_submitted(now_ms, spec, dataset);
+            Input::Submit { spec, dataset, by, reply } => {
+                let (study, effects) = self.core.on_study_submitted(now_ms, spec, dataset, by);
                 round.effects.extend(effects);
                 round.afterwards.push(Afterwards::Submitted(reply, study));
             }

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{check_version, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
+use crate::server::auth::Caller;
 use crate::server::driver::Handle;
 use crate::server::store::{Reader, StoredEvent};
 
@@ -92,13 +93,15 @@ impl Client for ClientService {
         &self,
         request: Request<SubmitStudyRequest>,
     ) -> Result<Response<SubmitStudyResponse>, Status> {
+        let by = by(&request);
         let request = request.into_inner();
         check_version(request.protocol_version)?;
         let spec = StudySpec::from_json(&request.spec_json)
             .map_err(|error| Status::invalid_argument(format!("the study is refused: {error}")))?;
         let dataset: DatasetRef = required("dataset", request.dataset)?;
         self.check_initial_weights(&spec).await?;
-        let study = self.driver.submit(Box::new(spec), dataset).await?;
+        let study = self.driver.submit(Box::new(spec), dataset, by.clone()).await?;
+        tracing::info!(target: "audit", by, %study, "submitted a study");
         Ok(Response::new(SubmitStudyResponse { study: study.0 }))
     }
 
@@ -371,9 +374,10 @@ impl Feed {
     }
 }
 
-/// Who asks, where that is known: nobody proves who they are so far.
-fn by<T>(_: &Request<T>) -> Option<String> {
-    None
+/// Who asks; none on a plaintext connection, where nobody proves who they are.
+fn by<T>(request: &Request<T>) -> Option<String> {
+    let caller = Caller::of(request);
+    caller.subject.is_some().then(|| caller.by())
 }
 
 fn trial_key(text: &str) -> Result<TrialKey, Status> {

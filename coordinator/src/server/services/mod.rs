@@ -20,7 +20,7 @@ use super::artifacts::{Artifacts, Incoming};
 const CHUNKS_AHEAD: usize = 4;
 
 /// Peers of another version are refused before anything else is looked at.
-fn check_version(theirs: u32) -> Result<(), Status> {
+pub fn check_version(theirs: u32) -> Result<(), Status> {
     if theirs == PROTOCOL_VERSION {
         return Ok(());
     }

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{check_version, receive_artifact, send_artifact};
 use crate::server::artifacts::Artifacts;
+use crate::server::auth::Caller;
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
 use crate::server::options::ServerOptions;
@@ -47,7 +48,7 @@ impl Worker for WorkerService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         check_version(request.get_ref().protocol_version)?;
         Ok(Response::new(JoinResponse {
-            worker_id: uuid::Uuid::new_v4().to_string(),
+            worker_id: Caller::of(&request).new_worker_id(),
             heartbeat_interval_ms: self.heartbeat_ms,
             lease_ms: u32::try_from(self.lease_ms).unwrap_or(u32::MAX),
         }))
@@ -57,9 +58,11 @@ impl Worker for WorkerService {
         &self,
         request: Request<Streaming<WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = Caller::of(&request);
         let mut messages = request.into_inner();
         let hello = first_message(&mut messages).await?;
         check_version(hello.protocol_version)?;
+        caller.may_speak_for(&hello.worker_id)?;
         let hello = convert::hello(hello).map_err(|error| error.within("hello"))?;
         let worker = hello.worker.clone();
         let (outbox, stream) = mpsc::channel(OUTBOX);

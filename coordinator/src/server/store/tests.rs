@@ -12,7 +12,7 @@ fn submitted() -> Event {
     let spec = StudySpec::from_toml("name = \"s\"\ndataset = \"d\"\narms = [\"mti-net\"]\n").unwrap();
     let dataset =
         DatasetRef { name: "d".into(), path: "/d".into(), hash: "h".into(), phases: vec![], classes: vec![] };
-    Event::StudySubmitted { spec_hash: spec.hash(), spec: Box::new(spec), dataset }
+    Event::StudySubmitted { spec_hash: spec.hash(), spec: Box::new(spec), dataset, by: None }
 }
 
 fn metrics(seq: u64) -> Event {

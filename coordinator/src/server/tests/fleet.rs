@@ -1,7 +1,6 @@
 //! A server in a runtime of its own, and agents that do what a test says.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,13 +13,14 @@ use mtinet_proto::v1::coordinator_message::Message;
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, report::Fact, worker_message};
 use mtinet_runtime::net;
+use mtinet_runtime::tls::{Credentials, Identity, Role, Subject, Validity};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::server::{ServerError, ServerOptions, serve};
+use crate::server::{Ready, ServerError, ServerOptions, serve_and_tell};
 
 /// Nothing that a test waits for takes longer.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -36,9 +36,14 @@ pub fn options(dir: &Path) -> ServerOptions {
     ServerOptions { lease_ms: 1500, heartbeat_ms: 100, ..ServerOptions::new(dir) }
 }
 
+/// The id of all agents' identity.
+const WORKER: &str = "fleet";
+
 pub struct Server {
     runtime: Runtime,
     url: String,
+    /// None of a coordinator that runs elsewhere.
+    ready: Option<Ready>,
     stop: Option<oneshot::Sender<()>>,
     ended: oneshot::Receiver<Result<(), ServerError>>,
 }
@@ -49,27 +54,25 @@ impl Server {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel();
-        let (bound, address) = oneshot::channel::<SocketAddr>();
+        let (tell, ready) = oneshot::channel();
         runtime.spawn(async move {
             let listener = net::bind("127.0.0.1:0").await.unwrap();
-            bound.send(listener.local_addr().unwrap()).unwrap();
+            let tell = |ready| tell.send(ready).unwrap();
             let shutdown = async move { drop(stopped.await) };
-            drop(end.send(serve(options, listener, shutdown).await));
+            drop(end.send(serve_and_tell(options, listener, tell, shutdown).await));
         });
-        let url = format!("http://{}", within("the server's port", address).await.unwrap());
-        let server = Self { runtime, url, stop: Some(stop), ended };
-        // A connection is accepted before the data directory is taken; an answer is not given before.
-        let hello = v1::GetServerInfoRequest { protocol_version: mtinet_proto::PROTOCOL_VERSION };
-        within("the server's answer", async { server.client().await.get_server_info(hello).await })
-            .await
-            .unwrap();
-        server
+        let ready = within("the server", ready).await.unwrap();
+        Self { runtime, url: ready.url.clone(), ready: Some(ready), stop: Some(stop), ended }
     }
 
-    /// A coordinator that runs elsewhere.
+    /// A coordinator that runs elsewhere, on plaintext connections.
     pub fn at(url: String) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        Self { runtime, url, stop: None, ended: oneshot::channel().1 }
+        Self { runtime, url, ready: None, stop: None, ended: oneshot::channel().1 }
+    }
+
+    pub fn ready(&self) -> &Ready {
+        self.ready.as_ref().unwrap()
     }
 
     pub async fn client(&self) -> ClientClient<Channel> {
@@ -77,11 +80,38 @@ impl Server {
     }
 
     pub async fn worker_client(&self) -> WorkerClient<Channel> {
-        net::worker_client(self.channel().await)
+        net::worker_client(self.channel_as(&self.as_worker()).await)
     }
 
+    /// As the operator.
     pub async fn channel(&self) -> Channel {
-        within("a connection", net::connect(&self.url)).await.unwrap()
+        let operator = self.ready.as_ref().map(|ready| Credentials::Identity(ready.operator.clone()));
+        self.channel_as(&operator.unwrap_or(Credentials::Plaintext)).await
+    }
+
+    fn as_worker(&self) -> Credentials {
+        match self.ready {
+            Some(_) => Credentials::of(self.identity(Role::Worker, WORKER)),
+            None => Credentials::Plaintext,
+        }
+    }
+
+    pub async fn channel_as(&self, credentials: &Credentials) -> Channel {
+        within("a connection", net::connect_as(&self.url, credentials)).await.unwrap()
+    }
+
+    /// An identity that did not have to join.
+    pub fn identity(&self, role: Role, id: &str) -> Identity {
+        self.identity_within(role, id, Validity::from_now(Duration::from_secs(600)))
+    }
+
+    pub fn identity_within(&self, role: Role, id: &str, validity: Validity) -> Identity {
+        self.ready().access.authority.issue(&Subject::new(role, id.into(), "test"), validity).unwrap()
+    }
+
+    /// The id of an agent that did not have to join.
+    pub fn worker_id() -> String {
+        format!("{WORKER}.0")
     }
 
     /// An orderly end.
@@ -104,6 +134,7 @@ pub struct Agent {
     /// Reports that are not acknowledged.
     spool: Vec<v1::Report>,
     slots: u32,
+    credentials: Credentials,
     session: Option<Session>,
 }
 
@@ -125,14 +156,25 @@ pub fn message(message: worker_message::Message) -> v1::WorkerMessage {
 
 impl Agent {
     pub async fn join(server: &Server, slots: u32) -> Self {
-        let mut client = server.worker_client().await;
+        Self::join_as(server, &server.as_worker(), slots).await
+    }
+
+    pub async fn join_as(server: &Server, credentials: &Credentials, slots: u32) -> Self {
+        let mut client = net::worker_client(server.channel_as(credentials).await);
         let request = v1::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
             name: "host".into(),
             software_version: "0".into(),
         };
         let joined = client.join(request).await.unwrap().into_inner();
-        let mut agent = Self { id: joined.worker_id, seq: 0, spool: Vec::new(), slots, session: None };
+        let mut agent = Self {
+            id: joined.worker_id,
+            seq: 0,
+            spool: Vec::new(),
+            slots,
+            credentials: credentials.clone(),
+            session: None,
+        };
         agent.connect(server, Vec::new()).await;
         agent
     }
@@ -149,7 +191,7 @@ impl Agent {
             running,
         };
         outgoing.send(message(worker_message::Message::Hello(hello))).await.unwrap();
-        let mut client = server.worker_client().await;
+        let mut client = net::worker_client(server.channel_as(&self.credentials).await);
         let incoming = client.session(ReceiverStream::new(stream)).await.unwrap().into_inner();
         let beats = outgoing.clone();
         let heartbeats = tokio::spawn(async move {
@@ -168,6 +210,12 @@ impl Agent {
             self.send(report).await;
         }
         welcome.last_seq
+    }
+
+    /// Waits until the coordinator cuts the session.
+    pub async fn until_cut(&mut self) {
+        let incoming = &mut self.session.as_mut().unwrap().incoming;
+        while let Ok(Some(_)) = incoming.message().await {}
     }
 
     pub fn disconnect(&mut self) {

@@ -1,9 +1,12 @@
 //! The server over real gRPC, with scripted agents; ended as by `kill -9` by dropping its whole runtime.
 
+mod access;
 mod artifacts;
+mod attacks;
 mod durability;
 mod fleet;
 mod frozen;
+mod joining;
 mod lifecycle;
 mod refusals;
 mod requests;

@@ -102,8 +102,11 @@ async fn a_session_that_talks_nonsense_is_ended_with_the_reason() {
     let heartbeat = message(worker_message::Message::Heartbeat(v1::Heartbeat {}));
     let status = worker.session(tokio_stream::iter([heartbeat])).await.unwrap_err();
     assert!(status.message().contains("Hello"), "{status}");
-    let hello =
-        v1::Hello { protocol_version: PROTOCOL_VERSION, worker_id: "w".into(), ..v1::Hello::default() };
+    let hello = v1::Hello {
+        protocol_version: PROTOCOL_VERSION,
+        worker_id: Server::worker_id(),
+        ..v1::Hello::default()
+    };
     let report = v1::Report { seq: 1, ..v1::Report::default() };
     let messages = [worker_message::Message::Hello(hello), worker_message::Message::Report(report)];
     let messages = tokio_stream::iter(messages.map(message)).chain(tokio_stream::pending());
