@@ -53,3 +53,10 @@ install: build
 
 clean:
 	rm -rf target .libtorch runs/demo
+
+# Kills, stops, cuts, fills and sets clocks while studies run, and compares their results with undisturbed ones.
+# As root every program has a host of its own; otherwise what needs that is skipped in words.
+.PHONY: chaos
+chaos: libtorch
+	$(CARGO) build $(PROFILE) --workspace --bins
+	target/release/mtinet-chaos --long

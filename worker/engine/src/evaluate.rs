@@ -36,18 +36,21 @@ pub(crate) struct PredictedCase {
     grid: Grid,
 }
 
-/// Evaluates the held-out slices; also the predicted masks, where the arm segments.
+/// Evaluates the held-out slices; also the predicted masks, where the arm segments. `working` is called before each
+/// batch.
 pub(crate) fn evaluate(
     network: &dyn Network,
     data: &FoldData,
     device: Device,
     bn_eval: BnEval,
+    working: &dyn Fn(),
 ) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
     let _no_grad = tch::no_grad_guard();
     let mut slices = Vec::with_capacity(data.held_out().len());
     let mut cases: Vec<PredictedCase> = Vec::new();
     let mut truth = CaseTruth::default();
     for chunk in data.held_out().chunks(batch_size(bn_eval)) {
+        working();
         let batch = data.batch(chunk, device)?;
         let answers = Answers::new(&network.forward(&batch.x, false), &batch.x, data.normalisation())?;
         for (row, &slice) in chunk.iter().enumerate() {
