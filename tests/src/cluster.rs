@@ -16,7 +16,7 @@ use crate::processes::Process;
 use crate::program;
 
 /// How long a test waits without anything happening.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A cluster of this machine; everything ends with it.
 pub struct Cluster {

@@ -69,7 +69,7 @@ pub const ALONE: Case = Case {
 };
 
 /// How long a trainer may make no progress in these cases: long enough for a busy machine.
-const HANG: Duration = Duration::from_secs(10);
+const HANG: Duration = Duration::from_secs(20);
 
 fn impatient(place: Place) -> Place {
     place.with("MTINET_WORKER__HANG_TIMEOUT", format!("{}s", HANG.as_secs()))
