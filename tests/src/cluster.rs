@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 
 use mtinet_domain::event::{Event, MetricRecord, Recorded, StudyOutcome};
 use mtinet_domain::{StudyId, TrialKey};
-use mtinet_proto::v1::StreamEventsRequest;
+use mtinet_proto::v1::{ListWorkersRequest, StreamEventsRequest, WorkerState};
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{Credentials, Identity};
 
+use crate::hosts::Place;
 use crate::processes::Process;
 use crate::program;
 
-/// How long a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a test waits without anything happening.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A cluster of this machine; everything ends with it.
 pub struct Cluster {
     dir: tempfile::TempDir,
-    port: u16,
+    address: String,
+    place: Place,
     coordinator: Option<Process>,
     runtime: tokio::runtime::Runtime,
 }
@@ -32,19 +34,33 @@ impl Cluster {
     /// # Panics
     /// Where it does not come up.
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        Self::start_at(Place::default())
+    }
+
+    /// As [`Cluster::start`], with the coordinator on a host of its own.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub fn start_at(place: Place) -> Self {
+        let host = place.address();
+        // In a namespace every port is free.
+        let free = TcpListener::bind(format!("{host}:0")).and_then(|listener| listener.local_addr());
+        let port = free.map_or(7077, |address| address.port());
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Self { dir, port, coordinator: None, runtime };
+        let mut cluster = Self { dir, address: format!("{host}:{port}"), place, coordinator: None, runtime };
         cluster.start_coordinator();
         cluster
     }
 
     /// Starts the coordinator, again after [`Cluster::kill_coordinator`].
+    ///
+    /// # Panics
+    /// Where it does not come up.
     pub fn start_coordinator(&mut self) {
-        let mut command = Command::new(program("mtinet"));
+        let mut command = self.place.command(&program("mtinet"));
         command.arg("coordinator").arg("--data-dir").arg(self.data_dir());
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        command.arg("--listen").arg(&self.address);
         self.coordinator = Some(Process::start(&mut command, &self.dir.path().join("coordinator.log")));
         let deadline = Instant::now() + PATIENCE;
         while !self.answers() {
@@ -65,6 +81,14 @@ impl Cluster {
         self.coordinator.take().expect("the coordinator runs").kill();
     }
 
+    /// The coordinator's process.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn coordinator(&mut self) -> &mut Process {
+        self.coordinator.as_mut().expect("the coordinator runs")
+    }
+
     /// Whether the coordinator lets its operator in.
     fn answers(&self) -> bool {
         let Ok(identity) = Identity::load(&self.data_dir().join("tls/operator.pem")) else { return false };
@@ -73,7 +97,7 @@ impl Cluster {
 
     /// The coordinator's data directory, which stands for the coordinator in commands on this machine.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("coordinator")
+        self.place.dir.clone().unwrap_or_else(|| self.dir.path().join("coordinator"))
     }
 
     /// A file with a new token.
@@ -95,17 +119,47 @@ impl Cluster {
 
     /// Starts a worker with CPU slots that sees the data sets under `data_root`.
     pub fn worker(&self, name: &str, slots: u32, data_root: &Path) -> Process {
-        let mut command = Command::new(program("mtinet-worker"));
-        command.arg("--coordinator").arg(self.url()).arg("--name").arg(name);
+        self.worker_at(&Place::default(), name, slots, data_root)
+    }
+
+    /// As [`Cluster::worker`], on a host of its own.
+    pub fn worker_at(&self, place: &Place, name: &str, slots: u32, data_root: &Path) -> Process {
+        let mut command = place.command(&program("mtinet-worker"));
+        let url = place.coordinator.clone().unwrap_or_else(|| self.url());
+        command.arg("--coordinator").arg(url).arg("--name").arg(name);
         command.arg("--token-file").arg(self.token("worker", name));
         command.arg("--devices").arg(format!("cpu:{slots}")).arg("--data-root").arg(data_root);
-        command.arg("--work-dir").arg(self.dir.path().join(name));
+        let work_dir = place.dir.clone().unwrap_or_else(|| self.dir.path().join(name));
+        command.arg("--work-dir").arg(work_dir).arg("--advertise").arg(place.address());
+        // Several trainers share a small machine here, where threads that wait for each other take most of the time.
+        command.env("OMP_THREAD_LIMIT", "1");
         Process::start(&mut command, &self.dir.path().join(format!("{name}.log")))
+    }
+
+    /// The workers that the coordinator lists, by name; of one name the latest that is not lost, if any is not.
+    ///
+    /// # Panics
+    /// Where the coordinator does not answer.
+    pub fn workers(&self) -> BTreeMap<String, WorkerState> {
+        let listed = self.runtime.block_on(async {
+            let identity = Identity::load(&self.data_dir().join("tls/operator.pem")).expect("an identity");
+            let channel = net::connect_as(&self.url(), &Credentials::of(identity)).await;
+            let channel = channel.expect("the coordinator answers");
+            let listed = net::client_client(channel).list_workers(ListWorkersRequest {}).await;
+            listed.expect("the coordinator answers").into_inner().workers
+        });
+        let mut workers: BTreeMap<String, WorkerState> = BTreeMap::new();
+        for worker in listed {
+            if worker.status != "lost" || !workers.contains_key(&worker.name) {
+                workers.insert(worker.name.clone(), worker);
+            }
+        }
+        workers
     }
 
     /// The coordinator's address.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://{}", self.address)
     }
 
     /// Submits a study through the command line.

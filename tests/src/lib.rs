@@ -2,8 +2,15 @@
 //!
 //! The programs are those that lie beside the test binary's folder; `make test` builds them first.
 
+pub mod chaos;
+pub mod clock;
 pub mod cluster;
+pub mod disk;
+pub mod hosts;
+pub mod memory;
 pub mod processes;
+pub mod proxy;
+pub mod studies;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,10 +23,11 @@ use mtinet_data::phantom::{self, PhantomOptions};
 /// # Panics
 /// Where it is not built.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let path = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").join(name);
-    assert!(path.exists(), "{} is missing: run the tests with `make test`", path.display());
-    path
+    let own = std::env::current_exe().expect("a test knows its own path");
+    // A program of this crate lies beside the others, a test in the folder `deps` there.
+    let folders = own.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is missing beside {}: run `make test`", own.display()))
 }
 
 /// Runs `mtinet` with these arguments to its end.

@@ -72,6 +72,8 @@ pub struct Timings {
     pub stop_grace: Duration,
     /// Uploads and acknowledgements after that.
     pub farewell: Duration,
+    /// A trainer, without progress before it is ended; for ever where zero.
+    pub hang: Duration,
     /// Nothing to do before `exit_when_idle` ends the agent.
     pub idle: Duration,
 }
@@ -83,6 +85,7 @@ impl Default for Timings {
             metrics: Duration::from_millis(250),
             stop_grace: Duration::from_secs(5),
             farewell: Duration::from_secs(3),
+            hang: Duration::from_secs(300),
             idle: Duration::from_secs(10),
         }
     }

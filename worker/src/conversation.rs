@@ -41,6 +41,8 @@ pub struct Conversation {
     pub hello_timeout: Duration,
     /// How long measurements are gathered.
     pub metrics_interval: Duration,
+    /// How long it may be silent once it works; for ever where zero.
+    pub silence: Duration,
     /// The process is over: nobody will connect any more.
     pub gone: CancellationToken,
 }
@@ -128,12 +130,23 @@ impl Conversation {
     async fn listen(&self, mut reader: futures::stream::SplitStream<Socket>, said: &mut Said) {
         let mut batch = Vec::new();
         let mut due = Instant::now();
+        let mut works = false;
         loop {
+            // From here, not from the last word: what the uplink made it wait is not the trainer's silence.
+            let patience = Instant::now() + self.silence;
             let next = tokio::select! {
-                next = reader.next() => next,
+                biased;
                 () = tokio::time::sleep_until(due), if !batch.is_empty() => {
                     self.flush(&mut batch).await;
                     continue;
+                }
+                // Before its silence: after a stop of this process both are due.
+                next = reader.next() => next,
+                () = tokio::time::sleep_until(patience), if works && !self.silence.is_zero() && batch.is_empty() => {
+                    said.problem = Some(format!(
+                        "the trainer hangs: it has said nothing for {:?} (worker.hang_timeout)", self.silence
+                    ));
+                    return;
                 }
             };
             let message = match next {
@@ -149,6 +162,7 @@ impl Conversation {
                 None => break,
             };
             let Some(message) = message else { continue };
+            works |= matches!(message, from_trainer::Message::Working(_));
             if let from_trainer::Message::Metrics(record) = message {
                 if batch.is_empty() {
                     due = Instant::now() + self.metrics_interval;
@@ -184,7 +198,9 @@ impl Conversation {
                 said.failed = Some(failed.message);
             }
             from_trainer::Message::Finished(_) => said.finished = true,
-            from_trainer::Message::Hello(_) | from_trainer::Message::Metrics(_) => {}
+            from_trainer::Message::Hello(_)
+            | from_trainer::Message::Metrics(_)
+            | from_trainer::Message::Working(_) => {}
         }
     }
 

@@ -86,6 +86,7 @@ pub async fn prepare(
             resume_path: optional_text(&resume.resume_path),
             fallback_path: optional_text(&resume.fallback_path),
             init_path: optional_text(&initial),
+            hang_timeout_ms: u64::try_from(options.timings.hang.as_millis()).unwrap_or(u64::MAX),
         },
         dir,
         log,

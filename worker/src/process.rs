@@ -123,16 +123,31 @@ pub fn log_tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n").trim().to_owned()
 }
 
-/// Kills for lack of memory that this process's control group (v2) counts; none where it cannot be read.
+/// Kills for lack of memory that this process's control group counts; none where that cannot be read.
 fn out_of_memory_kills() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let events = PathBuf::from("/sys/fs/cgroup").join(group).join("memory.events");
-    std::fs::read_to_string(events)
-        .ok()?
-        .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))
-        .and_then(|count| count.trim().parse().ok())
+    let counts = memory_files(&groups).find_map(|file| std::fs::read_to_string(file).ok())?;
+    oom_kills_in(&counts)
+}
+
+/// Where the kernel counts: version 2 of control groups, or version 1, where a line names its controllers.
+fn memory_files(groups: &str) -> impl Iterator<Item = PathBuf> {
+    groups.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(":/")?;
+        let root = Path::new("/sys/fs/cgroup");
+        match controllers {
+            "" => Some(root.join(group).join("memory.events")),
+            _ if controllers.split(',').any(|controller| controller == "memory") => {
+                Some(root.join("memory").join(group).join("memory.oom_control"))
+            }
+            _ => None,
+        }
+    })
+}
+
+fn oom_kills_in(counts: &str) -> Option<u64> {
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|count| count.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -146,6 +161,15 @@ mod tests {
         assert_eq!(killed, "killed by signal 9 (SIGKILL); possibly out of memory");
         assert_eq!(exit_words(ProcessExit::Signal(11), Some(true)), "killed by signal 11 (SIGSEGV)");
         assert!(exit_words(ProcessExit::Signal(9), Some(true)).contains("memory ran out"));
+    }
+
+    #[test]
+    fn kills_for_memory_are_counted_by_both_versions_of_control_groups() {
+        let files: Vec<_> = memory_files("9:name=systemd:/x\n4:memory:/a/b\n0::/c\n").collect();
+        let names: Vec<_> = files.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+        assert_eq!(names, ["/sys/fs/cgroup/memory/a/b/memory.oom_control", "/sys/fs/cgroup/c/memory.events"]);
+        assert_eq!(oom_kills_in("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
+        assert_eq!(oom_kills_in("low 0\noom 4\noom_kill 2\noom_group_kill 0\n"), Some(2));
     }
 
     #[test]

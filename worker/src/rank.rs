@@ -122,6 +122,8 @@ impl RankTask {
             to_trainer: messages,
             hello_timeout: shared.options.timings.hello,
             metrics_interval: shared.options.timings.metrics,
+            // Of a gang one that waits names the rank that did not arrive; only where none can does this end it.
+            silence: shared.options.timings.hang * if self.assignment.world_size > 1 { 2 } else { 1 },
             gone: gone.clone(),
         };
         let mut talking = spawn(conversation.run(listener));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use mtinet_domain::spec::Seconds;
 use mtinet_runtime::config::{ConfigError, Layers};
 use serde::Deserialize;
 
@@ -86,6 +87,8 @@ pub struct WorkerSettings {
     pub name: String,
     /// Whether to end when idle.
     pub exit_when_idle: bool,
+    /// Time without progress after which a trainer is taken to hang.
+    pub hang_timeout: Seconds,
     /// Bound of the local checkpoint cache, in GB.
     pub artifact_cache_gb: u64,
 }
@@ -148,7 +151,7 @@ impl WorkerSettings {
             trainer,
             exit_when_idle: self.exit_when_idle,
             artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),
-            timings: Timings::default(),
+            timings: Timings { hang: self.hang_timeout.as_duration(), ..Timings::default() },
         })
     }
 }
@@ -196,6 +199,7 @@ mod tests {
         assert_eq!(settings.worker.coordinator, "head:1");
         assert!(settings.worker.exit_when_idle);
         assert_eq!(settings.worker.advertise, "127.0.0.1");
+        assert_eq!(settings.worker.hang_timeout.as_duration(), Timings::default().hang);
     }
 
     #[test]

@@ -42,18 +42,22 @@ pub(crate) struct PredictedCase {
 ///
 /// An answer that starts from noise (EI-DDPM) starts from that of the trial's seed, fold and slice: it is the same
 /// however often and in whatever batches it is asked for.
+///
+/// `working` is called before each batch.
 pub(crate) fn evaluate(
     network: &dyn Network,
     data: &FoldData,
     device: Device,
     bn_eval: BnEval,
     trial: TrialKey,
+    working: &dyn Fn(),
 ) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
     let _no_grad = tch::no_grad_guard();
     let mut slices = Vec::with_capacity(data.held_out().len());
     let mut cases: Vec<PredictedCase> = Vec::new();
     let mut truth = CaseTruth::default();
     for chunk in data.held_out().chunks(batch_size(bn_eval)) {
+        working();
         let batch = data.batch(chunk, device)?;
         let seeds: Vec<u64> = chunk.iter().map(|&slice| answer_seed(data, slice, trial)).collect();
         let answers = Answers::new(&network.predict(&batch.x, &seeds), &batch.x, data.normalisation())?;

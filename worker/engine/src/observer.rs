@@ -23,6 +23,10 @@ pub trait Observer {
 
     /// Whether the trial is to end at the next step boundary.
     fn stop_requested(&self) -> bool;
+
+    /// The rank takes up its next piece of work: step `step` (from 1), or some slices of an evaluation after it. A
+    /// rank that hangs stops saying so.
+    fn working(&self, _step: u64) {}
 }
 
 /// How a trainer's run ended.

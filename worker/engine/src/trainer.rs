@@ -125,6 +125,15 @@ impl Trainer {
         self.progress.step
     }
 
+    /// The fewest steps that any rank has done; all ranks ask at once.
+    ///
+    /// # Errors
+    /// Where a rank does not answer.
+    pub fn fewest_steps(&self) -> Result<u64, EngineError> {
+        let steps = self.gang.steps(self.progress.step, self.plan.device)?;
+        Ok(steps.into_iter().min().unwrap_or(self.progress.step))
+    }
+
     /// Optimiser steps of the whole trial.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
@@ -166,6 +175,7 @@ impl Trainer {
 
     /// One step; true where any rank was asked to stop.
     fn train_step(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
+        observer.working(self.progress.step + 1);
         let slices = self.sampler.step(self.progress.step);
         let stop = observer.stop_requested();
         let sums = self.game.step(&self.data, &self.gang, self.progress.step, &slices, stop)?;
@@ -203,15 +213,19 @@ impl Trainer {
         let every = u64::from(self.plan.spec.train.eval_every);
         let done = self.progress.step == self.total_steps;
         if every > 0 && !done && self.epoch().is_multiple_of(every) && self.gang.rank() == 0 {
-            let (evaluation, _) = self.evaluate()?;
+            let (evaluation, _) = self.evaluate(observer)?;
             self.tell_held_out(&evaluation, observer)?;
         }
         Ok(())
     }
 
-    fn evaluate(&self) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
+    fn evaluate(
+        &self,
+        observer: &dyn Observer,
+    ) -> Result<(TrialEvaluation, Vec<PredictedCase>), EngineError> {
         let bn_eval = self.plan.spec.model.bn_eval;
-        evaluate(self.game.network.as_ref(), &self.data, self.plan.device, bn_eval, self.plan.trial)
+        let working = || observer.working(self.progress.step);
+        evaluate(self.game.network.as_ref(), &self.data, self.plan.device, bn_eval, self.plan.trial, &working)
     }
 
     fn tell_held_out(
@@ -238,7 +252,7 @@ impl Trainer {
         if self.checkpoint_due(true) {
             self.checkpoint(observer)?;
         }
-        let (evaluation, cases) = self.evaluate()?;
+        let (evaluation, cases) = self.evaluate(observer)?;
         self.tell_held_out(&evaluation, observer)?;
         let weights = self.plan.work_dir.join("weights.safetensors");
         self.save_weights(&weights)?;

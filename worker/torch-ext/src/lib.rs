@@ -36,7 +36,7 @@ pub use group::{Backend, ProcessGroup};
 pub use optim::{AdamOptions, clear_grads, fused_adam_step};
 pub use reducer::{Reducer, ReducerOptions};
 pub use settings::{
-    cuda_available, is_cuda_build, nccl_available, set_cuda_device, set_deterministic,
+    cuda_available, exit_now, is_cuda_build, nccl_available, set_cuda_device, set_deterministic,
     set_num_interop_threads, set_num_threads,
 };
 pub use store::TcpStore;

@@ -16,6 +16,16 @@ pub fn set_deterministic(on: bool) -> Result<()> {
     unsafe { ffi::mtx_set_deterministic(on) }.check("setting determinism")
 }
 
+/// Ends the process at once, from any thread. `std::process::exit` would first tear down what libtorch's threads, which
+/// may be in the middle of a collective, still use: the process then often ends by a signal instead.
+pub fn exit_now(code: i32) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: std::ffi::c_int) -> !;
+    }
+    // SAFETY: it ends the process without running anything else of it.
+    unsafe { _exit(code) }
+}
+
 /// The threads that one operation on the CPU may use. Results may differ in their last bits between numbers of threads.
 ///
 /// # Errors

@@ -6,9 +6,9 @@
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -20,10 +20,21 @@ const EXIT_AGENT_GONE: i32 = 3;
 
 /// Messages to and from the agent.
 pub(crate) struct Connection {
-    writer: UnixStream,
+    writer: Writer,
     start: Receiver<TrainerStart>,
     rendezvous: Receiver<RendezvousReady>,
     stop: Arc<AtomicBool>,
+}
+
+/// The sending half. Whole messages go out, whichever thread they come from.
+#[derive(Clone)]
+pub(crate) struct Writer(Arc<Mutex<UnixStream>>);
+
+impl Writer {
+    pub(crate) fn send(&self, message: from_trainer::Message) -> std::io::Result<()> {
+        let bytes = FromTrainer { message: Some(message) }.encode_length_delimited_to_vec();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes)
+    }
 }
 
 impl Connection {
@@ -43,14 +54,18 @@ impl Connection {
                 to_trainer::Message::Stop(_) => stop_flag.store(true, Ordering::Relaxed),
             });
             eprintln!("the agent is gone ({end:#}); ending");
-            std::process::exit(EXIT_AGENT_GONE);
+            mtinet_torch_ext::exit_now(EXIT_AGENT_GONE);
         });
-        Ok(Self { writer, start, rendezvous, stop })
+        Ok(Self { writer: Writer(Arc::new(Mutex::new(writer))), start, rendezvous, stop })
     }
 
-    pub(crate) fn send(&mut self, message: from_trainer::Message) -> std::io::Result<()> {
-        let bytes = FromTrainer { message: Some(message) }.encode_length_delimited_to_vec();
-        self.writer.write_all(&bytes)
+    pub(crate) fn send(&self, message: from_trainer::Message) -> std::io::Result<()> {
+        self.writer.send(message)
+    }
+
+    /// For another thread.
+    pub(crate) fn writer(&self) -> Writer {
+        self.writer.clone()
     }
 
     pub(crate) fn wait_for_start(&self, timeout: Duration) -> anyhow::Result<TrainerStart> {

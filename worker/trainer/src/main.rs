@@ -7,6 +7,7 @@ mod connection;
 mod failure;
 mod forward;
 mod run;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use mtinet_domain::event::MetricRecord;
@@ -10,7 +11,7 @@ use mtinet_domain::trial::{CheckpointRef, Device as SlotDevice, RankAssignment};
 use mtinet_engine::{CheckpointFile, EngineError, Finish, FoldData, Gang, Observer, Plan, Results, Trainer};
 use mtinet_proto::v1::{
     RendezvousReady, SavedCheckpoint, TrainerEvaluated, TrainerFailed, TrainerFinished, TrainerHello,
-    TrainerStart, from_trainer::Message,
+    TrainerStart, TrainerWorking, from_trainer::Message,
 };
 use mtinet_runtime::convert::{self, ToProto};
 use mtinet_torch_ext::{Backend, ProcessGroup, TcpStore};
@@ -18,6 +19,7 @@ use tch::Device;
 
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::watchdog::{Activity, Place, Watchdog};
 
 /// How long the agent may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -27,14 +29,18 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 const GATHER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long a collective may wait for a rank. Long, because rank 0 evaluates the held-out fold alone now and then.
+/// The watchdog is there first, and names the rank.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// How often a rank says that it works, at most.
+const WORKING_INTERVAL: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
-    let mut connection = Connection::open(socket).map_err(Failure::Agent)?;
+    let connection = Connection::open(socket).map_err(Failure::Agent)?;
     let hello = Message::Hello(TrainerHello { protocol_version: mtinet_proto::PROTOCOL_VERSION });
     connection.send(hello).context("failed to greet the agent").map_err(Failure::Agent)?;
     let start = connection.wait_for_start(START_TIMEOUT).map_err(Failure::Agent)?;
-    let mut session = Session { connection, step: None };
+    let mut session = Session { connection, step: None, activity: Arc::default(), told: Mutex::new(None) };
     match train(&start, &mut session) {
         Ok(()) => Ok(()),
         Err(error) => {
@@ -57,7 +63,8 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     std::fs::create_dir_all(&work_dir).with_context(|| format!("failed to create {}", work_dir.display()))?;
     let (dataset, cache) = (Path::new(&start.dataset_dir), Path::new(&start.cache_dir));
     let data = FoldData::open(dataset, cache, &assignment.spec, assignment.attempt.trial.key.fold)?;
-    let gang = assemble(&assignment, device, &start.host, session)?;
+    let hang_timeout = Duration::from_millis(start.hang_timeout_ms);
+    let (gang, watchdog) = assemble(&assignment, device, &start.host, hang_timeout, session)?;
     let plan = Plan {
         spec: assignment.spec.clone(),
         trial: assignment.attempt.trial.key,
@@ -68,8 +75,16 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     if !resume(&mut trainer, start, &assignment)? {
         initialise(&mut trainer, start)?;
     }
+    let fewest = trainer.fewest_steps()?;
+    if fewest < trainer.step() {
+        step_back(&mut trainer, fewest, start, &assignment)?;
+    }
     session.step = Some(trainer.step());
-    match trainer.run(session)? {
+    let finish = trainer.run(session)?;
+    if let Some(watchdog) = watchdog {
+        watchdog.finish();
+    }
+    match finish {
         Finish::Done(results) => {
             if let Some(results) = results {
                 session.deliver(&work_dir, &results)?;
@@ -112,30 +127,38 @@ fn assemble(
     assignment: &RankAssignment,
     device: Device,
     host: &str,
+    hang_timeout: Duration,
     session: &mut Session,
-) -> anyhow::Result<Gang> {
+) -> anyhow::Result<(Gang, Option<Watchdog>)> {
     let (rank, world_size) = (assignment.rank.0 as usize, assignment.world_size as usize);
     if world_size == 1 && !device.is_cuda() {
-        return Ok(Gang::alone());
+        return Ok((Gang::alone(), None));
     }
-    let store = if rank == 0 {
+    let (store, at, port) = if rank == 0 {
         let store = TcpStore::host(host, 0, world_size, GATHER_TIMEOUT)?;
         let ready = RendezvousReady { host: host.to_owned(), port: u32::from(store.port()) };
         session.connection.send(Message::Rendezvous(ready)).context("failed to report to the agent")?;
-        store
+        let port = store.port();
+        (store, host.to_owned(), port)
     } else {
         let ready = session.connection.wait_for_rendezvous(GATHER_TIMEOUT)?;
         let port = u16::try_from(ready.port).context("rank 0 announced an impossible port")?;
-        TcpStore::connect(&ready.host, port, world_size, GATHER_TIMEOUT)?
+        (TcpStore::connect(&ready.host, port, world_size, GATHER_TIMEOUT)?, ready.host, port)
     };
+    Watchdog::enrol(&store, rank)?;
     // All ranks are here before the group is made, whose own patience is that of a collective.
     store.set(&format!("ready/{rank}"), &[])?;
     let everyone: Vec<String> = (0..world_size).map(|rank| format!("ready/{rank}")).collect();
     store.wait(&everyone, GATHER_TIMEOUT)?;
     let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
-    let group = ProcessGroup::new(backend, &store, rank, world_size, host, COLLECTIVE_TIMEOUT)
+    let timeout = COLLECTIVE_TIMEOUT.max(hang_timeout * 2);
+    let group = ProcessGroup::new(backend, &store, rank, world_size, host, timeout)
         .with_context(|| format!("failed to join rank {rank} of {world_size}"))?;
-    Ok(Gang::of(group))
+    let watchdog = (world_size > 1 && !hang_timeout.is_zero()).then(|| {
+        let place = Place { host: at, port, rank, world_size };
+        Watchdog::start(store, place, hang_timeout, &session.activity, session.connection.writer())
+    });
+    Ok((Gang::of(group), watchdog))
 }
 
 /// Goes on from the newest checkpoint; where that is damaged, from the one before, and says so. False where there is
@@ -179,16 +202,36 @@ fn initialise(trainer: &mut Trainer, start: &TrainerStart) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Goes back to the checkpoint before, because another rank's copy of the newest is damaged or lost.
+fn step_back(
+    trainer: &mut Trainer,
+    step: u64,
+    start: &TrainerStart,
+    assignment: &RankAssignment,
+) -> anyhow::Result<()> {
+    let fallback = assignment.fallback.as_ref().filter(|fallback| fallback.step == step);
+    let Some(CheckpointRef { artifact, .. }) = fallback.filter(|_| !start.fallback_path.is_empty()) else {
+        return Err(anyhow!(
+            "another rank can only go on after step {step}, and this one has no such checkpoint"
+        ));
+    };
+    eprintln!("warning: another rank can only go on after step {step}; so does this one");
+    Ok(trainer.resume(Path::new(&start.fallback_path), Some(artifact))?)
+}
+
 /// What the engine tells goes to the agent.
 struct Session {
     connection: Connection,
     step: Option<u64>,
+    activity: Arc<Activity>,
+    /// When the agent was last told that the rank works.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Observer for Session {
     fn metrics(&mut self, record: MetricRecord) -> Result<(), EngineError> {
         self.step = Some(record.step);
-        self.connection.send(Message::Metrics(record.to_proto())).map_err(EngineError::Observer)
+        self.tell(Message::Metrics(record.to_proto())).map_err(EngineError::Observer)
     }
 
     fn checkpoint(&mut self, checkpoint: CheckpointFile) -> Result<(), EngineError> {
@@ -197,15 +240,30 @@ impl Observer for Session {
             path: checkpoint.path.to_string_lossy().into_owned(),
             artifact: Some(checkpoint.artifact.to_proto()),
         };
-        self.connection.send(Message::Checkpoint(saved)).map_err(EngineError::Observer)
+        self.tell(Message::Checkpoint(saved)).map_err(EngineError::Observer)
     }
 
     fn stop_requested(&self) -> bool {
         self.connection.stop_requested()
     }
+
+    fn working(&self, step: u64) {
+        self.activity.working(step);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= WORKING_INTERVAL) {
+            // A broken socket ends the trainer by its reading end.
+            let _ = self.tell(Message::Working(TrainerWorking { step }));
+            *told = Some(Instant::now());
+        }
+    }
 }
 
 impl Session {
+    /// The agent makes a rank wait while it can store no more: that is no hang.
+    fn tell(&self, message: Message) -> std::io::Result<()> {
+        self.activity.talk(|| self.connection.send(message))
+    }
+
     fn deliver(&mut self, work_dir: &Path, results: &Results) -> anyhow::Result<()> {
         let evaluation = work_dir.join("evaluation.json");
         std::fs::write(&evaluation, serde_json::to_vec(&results.evaluation)?)
@@ -217,7 +275,7 @@ impl Session {
             weights_path: results.weights.to_string_lossy().into_owned(),
             predictions_path: predictions.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         };
-        self.connection.send(Message::Evaluated(message)).context("failed to report to the agent")
+        self.tell(Message::Evaluated(message)).context("failed to report to the agent")
     }
 }
 

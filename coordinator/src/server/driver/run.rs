@@ -1,9 +1,10 @@
 //! The driver's loop.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mtinet_core::Core;
+use mtinet_core::{Core, Link};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -100,6 +101,7 @@ impl State {
             }
             if ticked {
                 round.effects.extend(self.core.on_tick(now_ms));
+                self.end_sessions_of_the_lost();
             }
             self.let_out(now_ms, round).await?;
         }
@@ -146,6 +148,19 @@ impl State {
                 round.afterwards.push(Afterwards::Asked(reply, answer));
             }
             Input::Look(look) => round.afterwards.push(Afterwards::Look(look)),
+        }
+    }
+
+    /// A worker that was given up may have been stopped or behind a broken link: its connection can outlive that, and it
+    /// would talk to no one. It connects anew when it finds its session ended, and says what it holds.
+    fn end_sessions_of_the_lost(&mut self) {
+        let lost: HashSet<_> =
+            self.core.workers().filter(|(_, state)| state.link == Link::Lost).map(|(id, _)| id).collect();
+        if lost.is_empty() {
+            return;
+        }
+        for worker in self.sessions.close_where(|worker| lost.contains(worker)) {
+            tracing::info!(%worker, "ending the session of a worker that was given up");
         }
     }
 
@@ -207,8 +222,21 @@ impl State {
     }
 }
 
-/// Milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch as the clock stood when this process began, and the time since: leases, pauses and
+/// durations are not to jump when somebody sets the clock.
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    static START: OnceLock<(Duration, Duration)> = OnceLock::new();
+    let (wall, uptime) = *START.get_or_init(|| {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (wall, since_boot())
+    });
+    let now = wall + since_boot().saturating_sub(uptime);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Time since the machine was started, in which also the time counts that it was suspended.
+fn since_boot() -> Duration {
+    let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    // It fails only where a sandbox forbids it; then the wall clock has to do.
+    boot.unwrap_or_else(|_| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

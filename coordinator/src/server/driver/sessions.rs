@@ -34,6 +34,11 @@ impl Sessions {
         self.open.remove(worker);
     }
 
+    /// Ends the sessions of these workers, and tells whose those were.
+    pub fn close_where(&mut self, wanted: impl Fn(&WorkerId) -> bool) -> Vec<WorkerId> {
+        self.open.extract_if(|worker, _| wanted(worker)).map(|(worker, _)| worker).collect()
+    }
+
     /// Queues a command; `false` where the worker does not take in what it is sent and its session was cut.
     pub fn command(&mut self, worker: &WorkerId, command: Command) -> bool {
         if !self.open.contains_key(worker) {

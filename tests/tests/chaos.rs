@@ -1,0 +1,51 @@
+//! The short cases of chaos with real processes; `make chaos` runs all of them.
+//!
+//! A case asserts facts and their order. What it measures is printed and decides nothing here, where the machine may be
+//! busy.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Two machines' worth of training at once is all that the small test machines take.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn run(name: &str) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let case = mtinet_tests::chaos::case(name).unwrap_or_else(|| panic!("there is no case {name}"));
+    assert!(case.short, "{name} is for `make chaos`");
+    // What this machine cannot have is said, and is no failure.
+    if let Err(reason) = case.run(1) {
+        eprintln!("{name}: skipped: {}", reason.0);
+    }
+}
+
+macro_rules! cases {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                run($name);
+            }
+        )*
+
+        #[test]
+        fn every_short_case_is_among_the_tests() {
+            let short = mtinet_tests::chaos::CASES.iter().filter(|case| case.short).map(|case| case.name);
+            assert_eq!(short.collect::<Vec<_>>(), [$($name,)*]);
+        }
+    };
+}
+
+cases! {
+    a_gang_survives_the_loss_of_an_agent: "kill-agent",
+    a_study_survives_the_loss_of_its_coordinator: "kill-coordinator",
+    a_short_stop_alarms_nobody: "stop-briefly",
+    an_agent_that_was_given_up_comes_back: "stop-agent",
+    a_hung_collective_is_ended_and_the_missing_rank_is_named: "stop-rank-1",
+    a_partition_is_noticed_and_heals: "partition",
+    short_stalls_of_the_links_alarm_nobody: "stall-links",
+    a_full_disk_of_a_worker_is_told_and_survived: "full-disk-agent",
+    a_full_disk_of_the_coordinator_is_told_and_survived: "full-disk-coordinator",
+    a_truncated_checkpoint_falls_back_to_the_one_before: "truncated-checkpoint",
+    a_coordinator_whose_clock_jumps_loses_nobody: "clock-coordinator",
+    a_trainer_killed_for_memory_is_told_as_such: "out-of-memory",
+}
