@@ -122,6 +122,13 @@ impl Settings {
     }
 }
 
+/// What the environment allows each trainer. One that computes with more threads than OpenMP gives it would not be slow
+/// but hang: oneDNN's kernels wait for threads that are never started.
+fn thread_limit() -> u32 {
+    let limit = std::env::var("OMP_THREAD_LIMIT").ok().and_then(|limit| limit.trim().parse().ok());
+    limit.filter(|&limit| limit > 0).unwrap_or(u32::MAX)
+}
+
 impl WorkerSettings {
     /// Finds on this machine what the settings name.
     ///
@@ -143,7 +150,7 @@ impl WorkerSettings {
             coordinator: self.coordinator,
             token_file: Some(self.token_file).filter(|file| !file.as_os_str().is_empty()),
             name: if self.name.is_empty() { host_name() } else { self.name },
-            threads: machine.threads_per_slot(devices.len()),
+            threads: machine.threads_per_slot(devices.len()).min(thread_limit()),
             devices,
             data_root,
             work_dir: work_dir(&self.work_dir)?,

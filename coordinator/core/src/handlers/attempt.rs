@@ -8,7 +8,7 @@ use crate::effects::{Command, Effects};
 use crate::handlers::watch::waited_in_vain;
 use crate::retry::{Verdict, describe_end, verdict};
 use crate::state::Core;
-use crate::trial::TrialState;
+use crate::trial::{Gang, Phase, TrialState};
 
 impl Core {
     /// Ends an attempt: at once where no rank is left, else by stopping the ranks that are left. Of an attempt that is
@@ -21,7 +21,7 @@ impl Core {
             _ => None,
         };
         let is_first = known.is_none();
-        let news = known.as_ref().is_none_or(|known| explains(&end, known));
+        let news = known.as_ref().is_none_or(|known| explains(&end, known, gang));
         let end = trial.with_last_step(known.filter(|_| !news).unwrap_or(end));
         if left.is_empty() || planted!(self, RestartsBeforePeersStopped) {
             self.end(now_ms, id, end, effects);
@@ -198,12 +198,17 @@ fn counted(end: AttemptEnd) -> AttemptEnd {
 ///
 /// When a rank goes away, its peers fail too, in the middle of a collective, and are often heard first: at once,
 /// where the death of a whole worker only shows when its lease is over.
-fn explains(later: &AttemptEnd, known: &AttemptEnd) -> bool {
+fn explains(later: &AttemptEnd, known: &AttemptEnd, gang: &Gang) -> bool {
     match (later, known) {
         // All its work is done: nothing is left to stop for.
         (AttemptEnd::Completed, _) => true,
-        // No peer is needed yet while a rank is prepared.
-        (AttemptEnd::WorkerLost { .. }, AttemptEnd::Failed(known)) => known.exit != ProcessExit::NotStarted,
+        // No peer is needed yet while a rank is prepared, so that a worker which says that it could not is right; but one
+        // that was waited for in vain was only away.
+        (AttemptEnd::WorkerLost { .. }, AttemptEnd::Failed(known)) => {
+            let unheard =
+                known.rank.and_then(|rank| gang.rank(rank)).is_some_and(|rank| rank.phase == Phase::Lost);
+            known.exit != ProcessExit::NotStarted || unheard
+        }
         (AttemptEnd::Failed(later), AttemptEnd::Failed(known)) => {
             !may_follow(later.exit) && may_follow(known.exit)
         }

@@ -5,7 +5,7 @@ use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
 use mtinet_domain::{Rank, StudyId, TrialId, WorkerId};
 
 use super::env::{LEASE_MS, TestEnv, checkpoint, evaluated, metrics, trial};
-use crate::{Command, Fact, TrialState, WaitReason};
+use crate::{Command, CoreConfig, Fact, TrialState, WaitReason};
 
 const PEER_GONE: &str = "Connection closed by peer";
 const GANG_OF_2: &str = "folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n";
@@ -230,6 +230,19 @@ fn what_could_not_be_started_needed_no_peer() {
     env.rank_fails(head, 0, ProcessExit::NotStarted, "no such data set");
     env.advance(LEASE_MS);
     assert_eq!(failed_rank(&last_end(&env)), (Some(Rank(0)), ProcessExit::NotStarted));
+}
+
+#[test]
+fn a_worker_that_dies_as_the_patience_for_its_start_ends_is_lost_and_not_to_blame() {
+    let (mut env, _, head) = gang_of_two();
+    env.rank_reports(head, 0, Fact::Started);
+    let (dead, _) = env.at(head, 1);
+    env.advance(CoreConfig::default().start_limit_ms - LEASE_MS / 2);
+    env.kill(&dead);
+    env.advance(LEASE_MS);
+    assert!(env.count("attempt_stopping") > 0, "patience ends before the lease");
+    assert_eq!(lost(&last_end(&env)), &dead);
+    assert_eq!(env.core.trial(head).unwrap().failures, 0);
 }
 
 #[test]
