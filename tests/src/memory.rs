@@ -61,6 +61,18 @@ impl MemoryGroup {
         count.and_then(|count| count.trim().parse().ok()).expect("the kernel counts kills")
     }
 
+    /// Memory of its processes that no file stands behind, in MiB: what the kernel cannot take back without killing.
+    ///
+    /// # Panics
+    /// Where the kernel does not count it.
+    pub fn anonymous_mib(&self) -> u64 {
+        let counts = std::fs::read_to_string(self.dir.join("memory.stat")).expect("the group is there");
+        let bytes = |line: &str| {
+            line.strip_prefix("anon ").or_else(|| line.strip_prefix("rss "))?.parse::<u64>().ok()
+        };
+        counts.lines().find_map(bytes).expect("the kernel counts memory") >> 20
+    }
+
     fn write(&self, file: &str, text: &str) {
         let path = self.dir.join(file);
         std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -46,7 +46,7 @@ fn file_of(scene: &Scene, checkpoint: &CheckpointRef) -> PathBuf {
 fn truncated(report: &mut Report) -> Outcome {
     let study = Study::solo();
     let scene = Scene::new();
-    let Worker { process, .. } = scene.worker("a");
+    let Worker { process, place: _place, .. } = scene.worker("a");
     let id = scene.cluster.submit(&study.file());
     scene.cluster.wait_for(id, "progress", past_step(4 * CHECKPOINT_EVERY));
     process.kill();

@@ -44,7 +44,7 @@ fn assert_durations(events: &[Recorded], took: std::time::Duration) {
 }
 
 fn coordinator(report: &mut Report) -> Outcome {
-    let study = Study::solo();
+    let study = Study { steps: 300, ..Study::solo() };
     let mut clock = Clock::new().map_err(Skipped)?;
     let scene = Scene::with(|host| clock.at(Place::on(host)));
     let _worker = scene.worker("a");

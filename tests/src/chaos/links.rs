@@ -45,7 +45,8 @@ pub const BAD_LINE: Case = Case {
 };
 
 fn partition(report: &mut Report) -> Outcome {
-    let study = Study::solo();
+    // Long enough to be still at it on the other side when it has been started again on this one.
+    let study = Study { steps: 600, ..Study::solo() };
     let scene = Scene::linked()?;
     let first = scene.worker("a");
     let id = scene.cluster.submit(&study.file());
@@ -123,9 +124,10 @@ fn stalls(report: &mut Report) -> Outcome {
 }
 
 fn bad_line(report: &mut Report) -> Outcome {
-    let study = Study::solo();
+    // Long enough to be still at it after the fifth break.
+    let study = Study { steps: 600, ..Study::solo() };
     let scene = Scene::new();
-    let target = scene.cluster.url().trim_start_matches("http://").to_owned();
+    let target = scene.cluster.url().trim_start_matches("https://").to_owned();
     let proxy = Proxy::start(&scene.hosts.own_address(), target);
     let place = Place { coordinator: Some(proxy.url()), ..Place::on(&scene.hosts.host("a")) };
     let worker = scene.worker_at(place, "a");

@@ -6,7 +6,7 @@ use mtinet_domain::trial::ProcessExit;
 use super::scene::Scene;
 use super::{Case, Outcome, Report, Skipped};
 use crate::memory::MemoryGroup;
-use crate::studies::{Study, failures};
+use crate::studies::{Study, failures, past_step};
 
 /// The kernel ends the largest.
 pub const TRAINER: Case = Case {
@@ -16,19 +16,20 @@ pub const TRAINER: Case = Case {
     run: trainer,
 };
 
-/// Enough for an agent, not for a trainer.
-const LITTLE_MIB: u64 = 80;
 const ENOUGH_MIB: u64 = 8 << 10;
 
 fn trainer(report: &mut Report) -> Outcome {
-    let study = Study::solo();
+    // Long enough to be still at it when memory is taken away.
+    let study = Study { steps: 300, ..Study::solo() };
     let group = MemoryGroup::new().map_err(Skipped)?;
     let scene = Scene::new();
     let worker = scene.worker("a");
     group.add(worker.process.pid());
     scene.wait_for_worker("a", "ready");
-    group.limit(LITTLE_MIB);
     let id = scene.cluster.submit(&study.file());
+    scene.cluster.wait_for(id, "progress", past_step(5));
+    // A limit that were there from the start would let it load libtorch over and over before it is killed.
+    group.limit(group.anonymous_mib() / 2);
     let ended = scene.cluster.wait_for(id, "a failure", |event| matches!(event, Event::AttemptEnded { .. }));
     assert!(group.kills() > 0, "the kernel killed a process");
     group.limit(ENOUGH_MIB);
