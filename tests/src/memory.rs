@@ -45,10 +45,12 @@ impl MemoryGroup {
 
     /// Limits its memory, in MiB.
     ///
-    /// # Panics
-    /// Where the kernel refuses.
-    pub fn limit(&self, mib: u64) {
-        self.write(self.limit, &(mib << 20).to_string());
+    /// # Errors
+    /// In words where the kernel refuses: control groups of version 1 take no memory away that is in use.
+    pub fn limit(&self, mib: u64) -> Result<(), String> {
+        let path = self.dir.join(self.limit);
+        std::fs::write(&path, (mib << 20).to_string())
+            .map_err(|error| format!("memory in use cannot be limited: {}: {error}", path.display()))
     }
 
     /// Processes of it that the kernel killed for memory.
