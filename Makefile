@@ -20,6 +20,7 @@ help:
 	@echo "make build CUDA=1, make install CUDA=1: the same for machines with NVIDIA GPUs"
 	@echo "make check-cuda  builds and links the CUDA variant; needs no GPU"
 	@echo "make simulate    ten thousand simulated fleets with faults around the scheduler"
+	@echo "make chaos       kills, stops, cuts and fills around studies of real processes"
 	@echo "make bench-coordinator  the coordinator under load: table and runs/bench/coordinator.json"
 	@echo "make clean       removes target/, .libtorch/ and runs/demo"
 
