@@ -131,10 +131,12 @@ pub fn ends(events: &[Recorded]) -> Vec<&AttemptEnd> {
 
 /// The failures among the attempts' ends: what counts against `retry.max_attempts`.
 pub fn failures(events: &[Recorded]) -> Vec<&FailureCause> {
-    let failure = |end| match end {
-        &AttemptEnd::Failed(ref cause) => Some(cause),
-        _ => None,
-    };
+    fn failure(end: &AttemptEnd) -> Option<&FailureCause> {
+        match end {
+            AttemptEnd::Failed(cause) => Some(cause),
+            _ => None,
+        }
+    }
     ends(events).into_iter().filter_map(failure).collect()
 }
 
