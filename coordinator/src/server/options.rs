@@ -29,7 +29,8 @@ impl ServerOptions {
         let core = CoreConfig::default();
         Self {
             data_dir: data_dir.into(),
-            lease_ms: core.lease_ms,
+            // Silence is to be noticed within three seconds, and leases are looked at every quarter of one.
+            lease_ms: 2700,
             heartbeat_ms: 500,
             adoption_grace_ms: core.adoption_grace_ms,
             cancel_grace_ms: core.cancel_grace_ms,
