@@ -4,6 +4,7 @@ use mtinet_domain::event::Event;
 use mtinet_proto::v1::{self, coordinator_message::Message, report::Fact};
 
 use super::fleet::*;
+use crate::server::ServerOptions;
 
 const ONE_TRIAL: &str = "folds = [0]\n";
 
@@ -131,7 +132,8 @@ async fn a_lost_workers_trial_goes_on_elsewhere_from_its_checkpoint() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn events_are_followed_without_gap_from_anywhere_while_they_are_written() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    // A busy machine may hold up heartbeats; the loss of the agent would be another test.
+    let server = Server::start(ServerOptions { lease_ms: 60_000, ..options(dir.path()) }).await;
     let mut client = server.client().await;
     let study = submit(&mut client, ONE_TRIAL).await;
     let mut agent = Agent::join(&server, 1).await;
