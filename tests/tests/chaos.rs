@@ -38,14 +38,8 @@ macro_rules! cases {
 cases! {
     a_gang_survives_the_loss_of_an_agent: "kill-agent",
     a_study_survives_the_loss_of_its_coordinator: "kill-coordinator",
-    a_short_stop_alarms_nobody: "stop-briefly",
-    an_agent_that_was_given_up_comes_back: "stop-agent",
-    a_hung_collective_is_ended_and_the_missing_rank_is_named: "stop-rank-1",
-    a_partition_is_noticed_and_heals: "partition",
-    short_stalls_of_the_links_alarm_nobody: "stall-links",
     a_full_disk_of_a_worker_is_told_and_survived: "full-disk-agent",
     a_full_disk_of_the_coordinator_is_told_and_survived: "full-disk-coordinator",
     a_truncated_checkpoint_falls_back_to_the_one_before: "truncated-checkpoint",
     a_coordinator_whose_clock_jumps_loses_nobody: "clock-coordinator",
-    a_trainer_killed_for_memory_is_told_as_such: "out-of-memory",
 }

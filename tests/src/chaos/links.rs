@@ -16,7 +16,7 @@ use crate::studies::{Study, ends, past_step};
 pub const PARTITION: Case = Case {
     name: "partition",
     what: "the link of the worker that trains goes down until it is given up, and up again",
-    short: true,
+    short: false,
     run: partition,
 };
 
@@ -32,7 +32,7 @@ pub const PARTITION_OF_A_GANG: Case = Case {
 pub const STALLS: Case = Case {
     name: "stall-links",
     what: "the links of both hosts of a gang go down for 0.5 s, six times: no alarm",
-    short: true,
+    short: false,
     run: stalls,
 };
 

@@ -16,7 +16,7 @@ use crate::studies::{Study, ends, past_step};
 pub const BRIEFLY: Case = Case {
     name: "stop-briefly",
     what: "SIGSTOP of trainer, agent and coordinator for 0.5 s each: no alarm",
-    short: true,
+    short: false,
     run: briefly,
 };
 
@@ -24,7 +24,7 @@ pub const BRIEFLY: Case = Case {
 pub const AGENT: Case = Case {
     name: "stop-agent",
     what: "SIGSTOP of an agent until it is given up; when it goes on, nobody listens to its old trial and it is of use again",
-    short: true,
+    short: false,
     run: agent,
 };
 
@@ -48,7 +48,7 @@ pub const RANK_0: Case = Case {
 pub const RANK_1: Case = Case {
     name: "stop-rank-1",
     what: "SIGSTOP of rank 1 of a gang on two hosts: the collective hangs, and rank 0 names it",
-    short: true,
+    short: false,
     run: |report| rank(report, 1),
 };
 
