@@ -54,6 +54,8 @@ pub struct Said {
     pub finished: bool,
     /// Its error.
     pub failed: Option<String>,
+    /// The ranks that it waited for in vain.
+    pub missing: Vec<u32>,
     /// The last optimiser step that it spoke of.
     pub step: Option<u64>,
     /// Why the agent can go on with it no longer.
@@ -196,6 +198,7 @@ impl Conversation {
                 }
                 tracing::warn!(message = failed.message, "the trainer failed");
                 said.failed = Some(failed.message);
+                said.missing = failed.missing;
             }
             from_trainer::Message::Finished(_) => said.finished = true,
             from_trainer::Message::Hello(_)

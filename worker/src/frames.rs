@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_frame_arrives_whole_however_it_is_cut() {
-        let sent = TrainerFailed { message: "x".repeat(300), step: Some(7) };
+        let sent = TrainerFailed { message: "x".repeat(300), step: Some(7), missing: vec![1] };
         let mut bytes = BytesMut::new();
         Both::default().encode(sent.clone(), &mut bytes).unwrap();
         Both::default().encode(sent.clone(), &mut bytes).unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mtinet_domain::Rank;
 use mtinet_domain::trial::{Device, ProcessExit, RankAssignment};
 use mtinet_proto::v1::report::Fact;
 use mtinet_proto::v1::{RankStarted, RendezvousReady, StartRank, ToTrainer, TrainerStop, to_trainer};
@@ -243,7 +244,14 @@ async fn stopped(
 /// The report of a rank that never ran.
 pub fn not_started(message: String) -> RankExit {
     tracing::warn!(message, "rank not started");
-    RankExit { exit: ProcessExit::NotStarted, finished: false, step: None, message, stopped: false }
+    RankExit {
+        exit: ProcessExit::NotStarted,
+        finished: false,
+        step: None,
+        message,
+        stopped: false,
+        missing: Vec::new(),
+    }
 }
 
 /// Puts together what is known of an end; the most telling of it becomes the message.
@@ -276,7 +284,8 @@ fn describe(
         with_log(format!("the trainer was {}{silent}", passive(&exit_words(exit, memory_ran_out))))
     };
     tracing::info!(%exit, finished, step = said.step, message, "trainer ended");
-    RankExit { exit, finished, step: said.step, message, stopped: ending.stop.is_some() }
+    let missing = said.missing.into_iter().map(Rank).collect();
+    RankExit { exit, finished, step: said.step, message, stopped: ending.stop.is_some(), missing }
 }
 
 fn passive(words: &str) -> String {

@@ -87,7 +87,8 @@ impl Run {
 
     fn exit(&mut self, worker: &WorkerId, attempt: mtinet_domain::AttemptId, rank: Rank) {
         let exit = ProcessExit::Code(0);
-        let fact = Fact::Exited { exit, finished: true, step: None, message: String::new(), stopped: false };
+        let (message, missing) = (String::new(), Vec::new());
+        let fact = Fact::Exited { exit, finished: true, step: None, message, stopped: false, missing };
         self.report(worker, attempt, rank, fact);
     }
 

@@ -92,5 +92,7 @@ pub enum Fact {
         message: String,
         /// Its agent told it to stop before its process was over.
         stopped: bool,
+        /// Of a hang: the ranks that did not arrive, ascending. They are to blame, and not this one, which waited.
+        missing: Vec<Rank>,
     },
 }

@@ -160,6 +160,7 @@ fn facts(start: &RankAssignment) -> Vec<Fact> {
         step: None,
         message: String::new(),
         stopped: false,
+        missing: Vec::new(),
     });
     facts
 }

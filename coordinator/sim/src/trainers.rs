@@ -286,7 +286,8 @@ impl World<'_> {
         self.say(|| format!("   rank {} of {} ends: {exit} {message:?} stopped={stopped}", key.1, key.0));
         let step = self.gangs.get(&key.0).map(|gang| gang.step).filter(|step| *step > 0 && key.1 == Rank(0));
         let message = message.to_owned();
-        self.agents[agent].report(key, Fact::Exited { exit, finished, step, message, stopped });
+        let fact = Fact::Exited { exit, finished, step, message, stopped, missing: Vec::new() };
+        self.agents[agent].report(key, fact);
         self.flush(agent);
         if !finished {
             self.break_gang(key.0);

@@ -59,8 +59,9 @@ fn fact(fact: report::Fact) -> Result<Fact, ConvertError> {
             self::evaluated(evaluated).map_err(|error| error.within("evaluated"))?
         }
         report::Fact::Exited(exited) => {
-            let RankExit { exit, finished, step, message, stopped } = required("exited", Some(exited))?;
-            Fact::Exited { exit, finished, step, message, stopped }
+            let RankExit { exit, finished, step, message, stopped, missing } =
+                required("exited", Some(exited))?;
+            Fact::Exited { exit, finished, step, message, stopped, missing }
         }
     })
 }

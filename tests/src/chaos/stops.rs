@@ -179,10 +179,14 @@ fn rank(report: &mut Report, rank: u32) -> Outcome {
     let id = scene.cluster.submit(&study.file());
     scene.cluster.wait_for(id, "progress", past_step(20));
     let stopped = stop(scene.holder(id, rank, &mut workers).trainer());
-    let (FailureCause { rank: teller, message, exit, .. }, events) =
+    let (FailureCause { rank: missing, message, exit, .. }, events) =
         ended_by_the_hang(&scene, id, vec![stopped]);
     assert!(message.starts_with(&format!("rank {rank} did not arrive")), "the rank is named: {message}");
-    assert_eq!(teller.map(|teller| teller.0), Some(1 - rank), "by the one that waited");
+    assert_eq!(missing.map(|missing| missing.0), Some(rank), "and to blame, with its worker");
+    assert!(
+        message.contains(&format!("was missed by rank {}", 1 - rank)),
+        "by the one that waited: {message}"
+    );
     assert_eq!(exit, ProcessExit::Code(1));
     study.assert_undisturbed(&events);
     report.say(format_args!("told by rank {}: {message}", 1 - rank));

@@ -135,7 +135,11 @@ impl Trainer {
 
     fn fail(&mut self) -> i32 {
         let message = "the loss is not a number".to_owned();
-        self.say(from_trainer::Message::Failed(TrainerFailed { message, step: Some(9) }));
+        self.say(from_trainer::Message::Failed(TrainerFailed {
+            message,
+            step: Some(9),
+            missing: Vec::new(),
+        }));
         1
     }
 

@@ -46,7 +46,8 @@ pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
         Err(error) => {
             let message = format!("{error:#}");
             // The exit code tells the agent too, should this not get through.
-            session.connection.send(Message::Failed(TrainerFailed { message, step: session.step })).ok();
+            let failed = TrainerFailed { message, step: session.step, missing: Vec::new() };
+            session.connection.send(Message::Failed(failed)).ok();
             match error.downcast_ref::<EngineError>() {
                 Some(EngineError::Initial(_)) => Err(Failure::Input(error)),
                 _ => Err(Failure::Training(error)),

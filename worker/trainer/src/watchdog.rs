@@ -128,11 +128,12 @@ fn judge(interval: Duration, watch: &Mutex<Watch>, activity: &Activity, agent: &
             watch.works(activity.sign(0), Instant::now());
             watch.verdict(Instant::now())
         };
-        if let Some(message) = verdict {
+        if let Some(Verdict { missing, message }) = verdict {
             eprintln!("error: {message}");
             let step = Some(activity.step.load(Ordering::Relaxed).saturating_sub(1));
+            let missing = missing.into_iter().filter_map(|rank| u32::try_from(rank).ok()).collect();
             // Its exit code tells the agent too, should this not get through.
-            agent.send(Message::Failed(TrainerFailed { message, step })).ok();
+            agent.send(Message::Failed(TrainerFailed { message, step, missing })).ok();
             mtinet_torch_ext::exit_now(1);
         }
     }
@@ -170,6 +171,14 @@ impl Sign {
         let mut field = || fields.next()?.ok();
         Some(Self { step: field()?, work: field()?, beat: field()?, over: field()? != 0 })
     }
+}
+
+/// Why a gang is ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// The ranks that did not arrive, ascending; none where all wait for each other.
+    missing: Vec<usize>,
+    message: String,
 }
 
 /// What one rank knows of all.
@@ -222,7 +231,7 @@ impl Watch {
     }
 
     /// Why the gang is to end, where this rank is one to say so.
-    fn verdict(&self, now: Instant) -> Option<String> {
+    fn verdict(&self, now: Instant) -> Option<Verdict> {
         let older = |then: Instant, age: Duration| now.saturating_duration_since(then) >= age;
         let here: Vec<usize> = (0..self.ranks.len()).filter(|&rank| !self.ranks[rank].sign.over).collect();
         let alone = here.iter().all(|&rank| rank == self.mine);
@@ -234,27 +243,29 @@ impl Watch {
             self.timeout
         );
         let step = self.ranks[self.mine].sign.step;
+        let absent = |missing: Vec<usize>, how: &str| {
+            let message = format!("{} did not arrive in step {step}: {how}; {end}", named(&missing));
+            Some(Verdict { missing, message })
+        };
         // A stopped process, or one behind a broken link, is silent about as long as nothing has moved.
         let patience = self.timeout / 2;
         if self.mine != 0 && self.asking.is_some_and(|since| older(since, patience)) {
-            let silent = "it hosts the gang's store and does not answer any more";
-            return Some(format!("rank 0 did not arrive in step {step}: {silent}; {end}"));
+            return absent(vec![0], "it hosts the gang's store and does not answer any more");
         }
         let others = || here.iter().copied().filter(|&rank| rank != self.mine);
         let silent: Vec<usize> = others().filter(|&rank| older(self.ranks[rank].lived, patience)).collect();
         if !silent.is_empty() {
-            let how = "nothing is heard of its process any more";
-            return Some(format!("{} did not arrive in step {step}: {how}; {end}", named(&silent)));
+            return absent(silent, "nothing is heard of its process any more");
         }
         let behind: Vec<usize> = others().filter(|&rank| self.ranks[rank].sign.step < step).collect();
-        if !behind.is_empty() {
-            let at = self.ranks[behind[0]].sign.step;
-            let how = format!("its process lives but is still in step {at}");
-            return Some(format!("{} did not arrive in step {step}: {how}; {end}", named(&behind)));
+        if let Some(&first) = behind.first() {
+            let at = self.ranks[first].sign.step;
+            return absent(behind, &format!("its process lives but is still in step {at}"));
         }
         // One that is itself behind leaves the word to those who wait for it.
         let first = here.iter().all(|&rank| self.ranks[rank].sign.step == step);
-        first.then(|| format!("all ranks are in step {step} and wait for each other; {end}"))
+        let message = format!("all ranks are in step {step} and wait for each other; {end}");
+        first.then_some(Verdict { missing: Vec::new(), message })
     }
 }
 
@@ -299,7 +310,8 @@ mod tests {
     #[test]
     fn a_rank_that_is_behind_is_named_by_those_who_wait() {
         let (watch, now) = stuck(0, true);
-        let message = watch.verdict(now).unwrap();
+        let Verdict { missing, message } = watch.verdict(now).unwrap();
+        assert_eq!(missing, [2]);
         assert!(message.starts_with("rank 2 did not arrive in step 5: its process lives"), "{message}");
         let (watch, now) = stuck(2, true);
         assert_eq!(watch.verdict(now), None, "it leaves the word to the others");
@@ -308,7 +320,8 @@ mod tests {
     #[test]
     fn a_process_that_is_stopped_is_named() {
         let (watch, now) = stuck(1, false);
-        let message = watch.verdict(now).unwrap();
+        let Verdict { missing, message } = watch.verdict(now).unwrap();
+        assert_eq!(missing, [2]);
         assert!(message.starts_with("rank 2 did not arrive in step 5: nothing is heard"), "{message}");
     }
 
@@ -316,7 +329,9 @@ mod tests {
     fn a_store_that_does_not_answer_is_rank_0() {
         let (mut watch, now) = stuck(1, false);
         watch.asking = Some(now - TIMEOUT);
-        assert!(watch.verdict(now).unwrap().starts_with("rank 0 did not arrive"));
+        let Verdict { missing, message } = watch.verdict(now).unwrap();
+        assert_eq!(missing, [0]);
+        assert!(message.starts_with("rank 0 did not arrive"), "{message}");
     }
 
     #[test]

@@ -86,10 +86,11 @@ impl Core {
                 };
                 record(self, event);
             }
-            Fact::Exited { exit, finished, step, message, stopped } => {
+            Fact::Exited { exit, finished, step, message, stopped, missing } => {
                 // A rank that was told to stop ended for that reason, however it ended.
                 let failure = failure(rank, exit, finished, step, &message)
-                    .filter(|_| !(stopped && self.is_stopping(id)));
+                    .filter(|_| !(stopped && self.is_stopping(id)))
+                    .map(|cause| self.blame_the_missing(id, cause, &missing));
                 let event = Event::RankExited { trial, attempt, report, rank, exit, finished, step, message };
                 record(self, event);
                 self.after_exit(now_ms, id, failure, effects);

@@ -2,8 +2,8 @@
 //!
 //! Trainers notice a peer that hangs by the timeout of their collectives; here is what they cannot notice themselves.
 
-use mtinet_domain::AttemptId;
 use mtinet_domain::trial::{AttemptEnd, FailureCause, ProcessExit};
+use mtinet_domain::{AttemptId, Rank};
 
 use crate::effects::Effects;
 use crate::state::Core;
@@ -114,6 +114,21 @@ impl Core {
         })
     }
 
+    /// Where a rank says which others it waited for in vain: the first of them, and not who says so, is the cause.
+    pub(crate) fn blame_the_missing(
+        &self,
+        id: AttemptId,
+        cause: FailureCause,
+        missing: &[Rank],
+    ) -> FailureCause {
+        let Some(gang) = self.gang(id) else { return cause };
+        let missing: Vec<&RankState> = missing.iter().filter_map(|rank| gang.rank(*rank)).collect();
+        let Some(first) = missing.first() else { return cause };
+        let teller = cause.rank.map_or_else(|| "another".to_owned(), |rank| format!("rank {rank}"));
+        let message = format!("{} ({} was missed by {teller})", cause.message, names(&missing));
+        FailureCause { rank: Some(first.placement.rank), message, ..cause }
+    }
+
     /// Takes in a sign of life of an attempt.
     pub(crate) fn heard_of(&mut self, now_ms: u64, id: AttemptId) {
         if let Some(gang) = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut()) {
@@ -125,7 +140,10 @@ impl Core {
 /// Whether a rank failed because a peer did not answer in time, by the words of libtorch and of our shim.
 pub(crate) fn waited_in_vain(cause: &FailureCause) -> bool {
     let message = cause.message.to_lowercase();
+    // The trainers' watchdog says it in its own words, and names the rank.
+    let named = message.contains("did not arrive");
     matches!(cause.exit, ProcessExit::Code(_))
+        && !named
         && ["timed out", "timeout", "no answer from a peer in time"]
             .iter()
             .any(|words| message.contains(words))

@@ -334,15 +334,17 @@ impl TestEnv {
         message: &str,
     ) {
         let step = self.end_process(id, attempt, rank);
-        let message = message.to_owned();
-        self.report(id, attempt, rank, Fact::Exited { exit, finished, step, message, stopped: false });
+        let (message, missing) = (message.to_owned(), Vec::new());
+        let fact = Fact::Exited { exit, finished, step, message, stopped: false, missing };
+        self.report(id, attempt, rank, fact);
     }
 
     /// The agent kills a rank because it was told to.
     fn stopped(&mut self, id: &WorkerId, attempt: AttemptId, rank: Rank) {
         let step = self.end_process(id, attempt, rank);
-        let (exit, message) = (ProcessExit::Signal(9), STOPPED.to_owned());
-        self.report(id, attempt, rank, Fact::Exited { exit, finished: false, step, message, stopped: true });
+        let (exit, message, missing) = (ProcessExit::Signal(9), STOPPED.to_owned(), Vec::new());
+        let fact = Fact::Exited { exit, finished: false, step, message, stopped: true, missing };
+        self.report(id, attempt, rank, fact);
     }
 
     fn end_process(&mut self, id: &WorkerId, attempt: AttemptId, rank: Rank) -> Option<u64> {
@@ -366,6 +368,15 @@ impl TestEnv {
     pub fn rank_fails(&mut self, trial: TrialId, rank: u32, exit: ProcessExit, message: &str) {
         let (id, attempt) = self.at(trial, rank);
         self.exit(&id, attempt, Rank(rank), exit, false, message);
+    }
+
+    /// A rank fails because others did not arrive.
+    pub fn rank_misses(&mut self, trial: TrialId, rank: u32, message: &str, missing: &[Rank]) {
+        let (id, attempt) = self.at(trial, rank);
+        let step = self.end_process(&id, attempt, Rank(rank));
+        let (exit, message, missing) = (ProcessExit::Code(1), message.to_owned(), missing.to_vec());
+        let fact = Fact::Exited { exit, finished: false, step, message, stopped: false, missing };
+        self.report(&id, attempt, Rank(rank), fact);
     }
 
     /// Every rank of the trial finishes its work.

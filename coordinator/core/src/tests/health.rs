@@ -139,6 +139,25 @@ fn where_ranks_wait_in_vain_the_one_that_had_to_be_killed_is_the_cause() {
 }
 
 #[test]
+fn a_rank_that_another_missed_is_to_blame_and_its_worker_with_it() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let head = trial(study, "mti-net/0/0");
+    let hung = env.at(head, 1).0;
+    env.rank_misses(head, 0, "rank 1 did not arrive in step 7 (worker.hang_timeout)", &[Rank(1)]);
+    let at_once = |command: &Command| matches!(command, Command::StopAttempt { grace_ms: 0, .. });
+    assert!(env.agents[&hung].told.iter().any(at_once), "nobody has to say it again");
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::Code(1)));
+    let told = format!("(rank 1 on worker {hung} was missed by rank 0)");
+    assert!(cause.message.ends_with(&told), "{}", cause.message);
+    let failed_on: Vec<_> = env.core.trial(head).unwrap().failed_on.iter().collect();
+    assert_eq!(failed_on, [&hung]);
+}
+
+#[test]
 fn an_attempt_without_a_word_is_ended() {
     let mut env = TestEnv::new();
     let study = env.submit("folds = [0]");

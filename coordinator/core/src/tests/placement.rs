@@ -181,6 +181,7 @@ fn a_decision_does_not_look_at_every_trial_and_worker() {
                 step: None,
                 message: String::new(),
                 stopped: false,
+                missing: Vec::new(),
             },
         ] {
             seq += 1;

@@ -1,7 +1,5 @@
 //! `mtinet.v1.Client`: studies, events, workers and results for people's commands and dashboards.
 
-use std::sync::Arc;
-
 use mtinet_core::Request as Asked;
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey};
@@ -10,23 +8,19 @@ use mtinet_proto::v1::client_server::Client;
 use mtinet_proto::v1::{
     self, ArtifactChunk, CancelStudyRequest, CancelStudyResponse, GetArtifactRequest, GetServerInfoRequest,
     GetStudyRequest, ListStudiesRequest, ListStudiesResponse, ListWorkersRequest, ListWorkersResponse,
-    PutArtifactRequest, RecordedEvent, ServerInfo, StreamEventsRequest, SubmitStudyRequest,
-    SubmitStudyResponse,
+    PutArtifactRequest, ServerInfo, StreamEventsRequest, SubmitStudyRequest, SubmitStudyResponse,
 };
 use mtinet_runtime::convert::required;
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::feed::Feed;
 use super::{check_version, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::driver::Handle;
-use crate::server::store::{Reader, StoredEvent};
-
-/// Events read from the log at once.
-const PAGE: usize = 1000;
+use crate::server::store::Reader;
 
 /// Events that wait for a client at most.
 const EVENTS_AHEAD: usize = 256;
@@ -75,7 +69,7 @@ impl ClientService {
 
 #[tonic::async_trait]
 impl Client for ClientService {
-    type StreamEventsStream = ReceiverStream<Result<RecordedEvent, Status>>;
+    type StreamEventsStream = ReceiverStream<Result<v1::RecordedEvent, Status>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
 
     async fn get_server_info(
@@ -231,7 +225,7 @@ impl Client for ClientService {
         // Subscribing before reading leaves no gap between what is stored and what is live.
         let live = if follow { Some(self.driver.subscribe()?) } else { None };
         let (events, stream) = mpsc::channel(EVENTS_AHEAD);
-        let feed = Feed { driver: self.driver.clone(), log: self.log.clone(), study, last: after, events };
+        let feed = Feed::new(self.driver.clone(), self.log.clone(), study, after, events);
         tokio::spawn(async move {
             // Whoever hung up needs no answer.
             let _ = feed.run(live).await;
@@ -261,116 +255,6 @@ impl Client for ClientService {
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
-    }
-}
-
-/// One client's view of a study's events: stored ones first, then live ones, each once and in order.
-struct Feed {
-    driver: Handle,
-    log: Reader,
-    study: StudyId,
-    /// Number of the last event that was sent.
-    last: u64,
-    events: mpsc::Sender<Result<RecordedEvent, Status>>,
-}
-
-/// The client hung up, or there is nothing more to say.
-struct Over;
-
-impl Feed {
-    async fn run(mut self, mut live: Option<broadcast::Receiver<Arc<Vec<StoredEvent>>>>) -> Result<(), Over> {
-        loop {
-            // Asked before reading: the log of a study that is over holds its last event.
-            let is_over = live.is_some() && self.is_over().await?;
-            self.send_stored().await?;
-            match &mut live {
-                Some(live) if !is_over => self.send_live(live).await?,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    async fn is_over(&self) -> Result<bool, Over> {
-        let study = self.study;
-        match self
-            .driver
-            .look(move |core, _| core.study(study).is_none_or(|study| study.outcome.is_some()))
-            .await
-        {
-            Ok(is_over) => Ok(is_over),
-            Err(status) => {
-                let _ = self.events.send(Err(status)).await;
-                Err(Over)
-            }
-        }
-    }
-
-    /// Sends what is stored, to the end of the log.
-    async fn send_stored(&mut self) -> Result<(), Over> {
-        loop {
-            let (log, study, last) = (self.log.clone(), self.study, self.last);
-            let page = tokio::task::spawn_blocking(move || log.events(study, last, PAGE)).await;
-            let page = match page {
-                Ok(Ok(page)) => page,
-                Ok(Err(error)) => return Err(self.break_off(error).await),
-                Err(error) => return Err(self.break_off(error).await),
-            };
-            let read = page.len();
-            for event in page {
-                self.send(event).await?;
-            }
-            if read < PAGE {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends live events until some are missing between them and what was sent (the log has those), or until the
-    /// study seems to be over.
-    async fn send_live(&mut self, live: &mut broadcast::Receiver<Arc<Vec<StoredEvent>>>) -> Result<(), Over> {
-        let study = self.study;
-        loop {
-            let batch = tokio::select! {
-                batch = live.recv() => batch,
-                () = self.events.closed() => return Err(Over),
-            };
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(RecvError::Lagged(_)) => return Ok(()),
-                Err(RecvError::Closed) => {
-                    let status =
-                        Status::unavailable("the coordinator is shutting down; ask again when it is back");
-                    let _ = self.events.send(Err(status)).await;
-                    return Err(Over);
-                }
-            };
-            for event in batch.iter().filter(|event| event.study == study) {
-                if event.seq <= self.last {
-                    continue;
-                }
-                if event.seq > self.last + 1 {
-                    return Ok(());
-                }
-                let is_last = event.is_last();
-                self.send(event.clone()).await?;
-                if is_last {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    async fn send(&mut self, event: StoredEvent) -> Result<(), Over> {
-        self.last = event.seq;
-        let StoredEvent { study, seq, time_ms, kind, json } = event;
-        let event = RecordedEvent { study: study.0, seq, time_ms, kind, json };
-        self.events.send(Ok(event)).await.map_err(|_| Over)
-    }
-
-    async fn break_off(&self, error: impl std::error::Error) -> Over {
-        tracing::error!(%error, study = %self.study, "could not read events");
-        let _ = self.events.send(Err(Status::internal("the event log could not be read"))).await;
-        Over
     }
 }
 

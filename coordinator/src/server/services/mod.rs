@@ -1,6 +1,7 @@
 //! The gRPC services: check what comes in, ask the driver, answer in words.
 
 mod client;
+mod feed;
 mod views;
 mod worker;
 

@@ -1,5 +1,6 @@
 //! What a trainer and its agent report.
 
+use mtinet_domain::Rank;
 use mtinet_domain::event::{MetricRecord, MetricScope};
 use mtinet_domain::trial::ProcessExit;
 use mtinet_proto::v1;
@@ -20,6 +21,8 @@ pub struct RankExit {
     pub message: String,
     /// Whether its agent told it to stop before its process was over.
     pub stopped: bool,
+    /// Of a hang: the ranks that did not arrive, ascending.
+    pub missing: Vec<Rank>,
 }
 
 impl ToProto for ProcessExit {
@@ -57,6 +60,7 @@ impl ToProto for RankExit {
             step: self.step,
             message: self.message.clone(),
             stopped: self.stopped,
+            missing: self.missing.iter().map(|rank| rank.0).collect(),
         }
     }
 }
@@ -71,6 +75,7 @@ impl FromProto for RankExit {
             step: proto.step,
             message: proto.message,
             stopped: proto.stopped,
+            missing: proto.missing.into_iter().map(Rank).collect(),
         })
     }
 }

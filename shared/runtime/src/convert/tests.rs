@@ -43,8 +43,16 @@ fn exit() -> impl Strategy<Value = RankExit> {
         any::<i32>().prop_map(ProcessExit::Signal),
         Just(ProcessExit::NotStarted)
     ];
-    (how, any::<bool>(), any::<Option<u64>>(), ".*", any::<bool>()).prop_map(
-        |(exit, finished, step, message, stopped)| RankExit { exit, finished, step, message, stopped },
+    let missing = proptest::collection::vec(any::<u32>().prop_map(Rank), 0..3);
+    (how, any::<bool>(), any::<Option<u64>>(), ".*", any::<bool>(), missing).prop_map(
+        |(exit, finished, step, message, stopped, missing)| RankExit {
+            exit,
+            finished,
+            step,
+            message,
+            stopped,
+            missing,
+        },
     )
 }
 
