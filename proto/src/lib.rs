@@ -8,6 +8,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Largest message that either side accepts, in bytes. Files travel in chunks well below it.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
+/// Largest answer to a person's command, in bytes: a listing of a hundred thousand trials, each with its reason.
+pub const MAX_LISTING_BYTES: usize = 128 << 20;
+
 /// Size of an artifact's chunk, in bytes.
 pub const CHUNK_BYTES: usize = 1 << 20;
 

@@ -82,11 +82,11 @@ fn rounded(value: f64) -> String {
     }
 }
 
-/// The value below which `share` (0 to 1) of the values lie; 0 of none. Sorts them.
+/// The value below which `share` (0 to 1) of the values lie; of none NaN, which meets no target. Sorts them.
 pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
-    values.get((last as f64 * share).round() as usize).copied().unwrap_or(0.0)
+    values.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -100,6 +100,7 @@ mod tests {
         assert!(ok(1.0, Target::AtLeast(1.0)) && !ok(0.9, Target::AtLeast(1.0)));
         assert!(ok(9.0, Target::None));
         assert_eq!(quantile(&mut [3.0, 1.0, 2.0], 1.0), 3.0);
-        assert_eq!(quantile(&mut [], 0.5), 0.0);
+        let nothing = quantile(&mut [], 0.5);
+        assert!(!ok(nothing, Target::AtMost(1.0)), "what was not measured meets no target");
     }
 }

@@ -36,6 +36,11 @@ impl References {
         garbage
     }
 
+    /// Leaves what lost its last reference to whoever looks for such files.
+    pub(crate) fn forget_garbage(&mut self) {
+        self.garbage.clear();
+    }
+
     pub(crate) fn counts(&self) -> &BTreeMap<String, u32> {
         &self.counts
     }

@@ -1,10 +1,13 @@
 //! Events become state: the same code for live decisions and for the replay of a log.
 
+use std::sync::Arc;
+
 use mtinet_domain::event::{Event, Recorded, StudyOutcome};
 use mtinet_domain::trial::{AttemptEnd, CheckpointRef, Placement, ProcessExit};
 use mtinet_domain::{AttemptId, AttemptNumber, Rank, StudyId, TrialId, TrialKey};
 
 use crate::pool::Link;
+use crate::retry::MAX_PAUSE_MS;
 use crate::state::{Core, attempt_id};
 use crate::study::Study;
 use crate::trial::{Gang, Outputs, Phase, RankState, Rendezvous, TrialState};
@@ -27,7 +30,10 @@ impl Core {
     /// # Errors
     /// An event about something that the events before it did not bring about.
     pub fn apply(&mut self, recorded: &Recorded) -> Result<(), FoldError> {
-        self.fold(recorded.study, recorded.time_ms, &recorded.event)
+        let folded = self.fold(recorded.study, recorded.time_ms, &recorded.event);
+        // Most of it was discarded when it became so, and a long log has a great deal.
+        self.references.forget_garbage();
+        folded
     }
 
     pub(crate) fn fold(&mut self, study: StudyId, time_ms: u64, event: &Event) -> Result<(), FoldError> {
@@ -66,7 +72,8 @@ impl Core {
             if self.studies.contains_key(&id) {
                 return Err("it is there already".into());
             }
-            let study = Study::new(id, spec.clone(), spec_hash.clone(), dataset.clone(), time_ms);
+            let study =
+                Study::new(id, Arc::new((**spec).clone()), spec_hash.clone(), dataset.clone(), time_ms);
             // Nothing ever lets go of them: a study stays, and may be run again.
             self.references.replace(Vec::new(), &study.spec.initial_artifacts());
             self.ready.insert(study.turn(), (0..study.open).collect());
@@ -168,6 +175,7 @@ impl Core {
             evaluated: false,
             begun_ms: time_ms,
             heard_ms: time_ms,
+            kills: false,
         };
         self.set_state(id, TrialState::Running { gang });
     }
@@ -336,7 +344,7 @@ impl Core {
 
     /// Ends the replay of the log: workers that hold running attempts have until the end of the grace to come back,
     /// and nothing is started again meanwhile. Returns artifacts that nothing refers to any more.
-    pub fn on_restarted(&mut self, now_ms: u64) -> Vec<mtinet_domain::trial::ArtifactRef> {
+    pub fn on_restarted(&mut self, now_ms: u64) {
         let holders: std::collections::BTreeSet<_> =
             self.current_attempts().flat_map(|(_, _, gang)| gang.live_workers()).collect();
         let known: Vec<_> = self.pool.workers().keys().cloned().collect();
@@ -362,12 +370,25 @@ impl Core {
             if let Some(gang) = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut()) {
                 (gang.begun_ms, gang.heard_ms) = (now_ms, now_ms);
             }
-            self.watch(now_ms, id);
+            if self.is_stopping(id) {
+                self.watched.insert((now_ms, id));
+            } else {
+                self.watch(now_ms, id);
+            }
             self.note_narrow(now_ms, id);
         }
+        self.end_pauses_beyond(now_ms + MAX_PAUSE_MS);
         self.last_tick_ms = None;
         self.undecided = true;
-        self.references.take_garbage()
+    }
+
+    /// Pauses were written by a clock that may have been set back since.
+    fn end_pauses_beyond(&mut self, latest_ms: u64) {
+        let beyond: Vec<_> = self.pausing.range((latest_ms + 1, StudyId(0), 0)..).copied().collect();
+        for (_, study, position) in beyond {
+            let id = self.studies[&study].id_of(position);
+            self.set_state(id, TrialState::Waiting { not_before_ms: latest_ms });
+        }
     }
 }
 

@@ -26,6 +26,9 @@ const LIMIT: u32 = 3;
 /// What could not even be started is the worker's fault more surely than what broke while training.
 const NOT_STARTED: u32 = 2;
 
+/// Failures that are remembered of a worker at most.
+const MOST_BLAMES: usize = 16;
+
 /// What the fleet's log says of a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -42,6 +45,14 @@ struct Blame {
     study: StudyId,
     signature: Signature,
     weight: u32,
+}
+
+#[cfg(test)]
+impl Health {
+    /// How many failures of a worker are remembered.
+    pub(crate) fn remembered(&self, worker: &WorkerId) -> usize {
+        self.blames.get(worker).map_or(0, Vec::len)
+    }
 }
 
 /// What is remembered of failures.
@@ -121,6 +132,10 @@ impl Core {
         let weight = if cause.exit == ProcessExit::NotStarted { NOT_STARTED } else { 1 };
         let blames = self.health.blames.entry(worker.clone()).or_default();
         blames.push(Blame { study, signature, weight });
+        // One that cannot be done without fails on for as long as it likes, and its words can be long.
+        if blames.len() > MOST_BLAMES {
+            blames.remove(0);
+        }
         let (count, weight) = (blames.len(), blames.iter().map(|blame| blame.weight).sum::<u32>());
         let usable = self.pool.get(worker).is_some_and(Worker::is_usable);
         let bad = weight >= LIMIT && usable && !self.is_needed(worker);
@@ -159,6 +174,11 @@ impl Core {
                 self.record_fleet(effects, FleetEvent::WorkerReadmitted { worker, by: None });
             }
         }
+    }
+
+    /// A worker is gone for good.
+    pub(crate) fn forget_blames(&mut self, worker: &WorkerId) {
+        self.health.blames.remove(worker);
     }
 
     /// A study is over: its faults will not be seen again.

@@ -15,7 +15,7 @@ pub(crate) enum Verdict {
 }
 
 /// Longest pause between two attempts.
-const MAX_PAUSE_MS: f64 = 3_600_000.0;
+pub(crate) const MAX_PAUSE_MS: u64 = 3_600_000;
 
 /// What follows this failure, if it counts.
 pub(crate) fn verdict(trial: &Trial, retry: &Retry, cause: &FailureCause, now_ms: u64) -> Verdict {
@@ -33,7 +33,7 @@ pub(crate) fn verdict(trial: &Trial, retry: &Retry, cause: &FailureCause, now_ms
         };
     }
     let pause = retry.backoff.0 * 1000.0 * f64::from(failures - 1).exp2();
-    Verdict::Retry { at_ms: now_ms + pause.min(MAX_PAUSE_MS) as u64 }
+    Verdict::Retry { at_ms: now_ms + pause.min(MAX_PAUSE_MS as f64) as u64 }
 }
 
 /// Whether trying once more is pointless. Only an exit of the trainer's own making counts: a signal comes from

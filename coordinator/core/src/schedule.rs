@@ -162,6 +162,7 @@ impl Core {
         }
         let ahead = round.reserved.get(&kind);
         let choice = Choice { only: ahead.map(|(_, left)| left), except: avoids };
+        let others = Choice { only: None, except: avoids };
         let free = self.pool.free_among(kind, choice);
         let ranks = self.width(study, kind, free, round);
         // Where it failed last is taken again only when nothing else is free.
@@ -172,14 +173,17 @@ impl Core {
             .or_else(|| self.pool.place(kind, ranks, choice));
         match (placed, ahead) {
             (Some(placements), _) => Decision::Start(placements),
+            // Also where another waits for the same: what this one avoids is left to those behind both.
+            (None, _) if !avoids.is_empty() && self.pool.free_among(kind, others) < ranks => {
+                Decision::Wait(WaitReason::Elsewhere {
+                    needed: ranks,
+                    kind,
+                    free: self.pool.free_among(kind, others),
+                    total: self.pool.total_among(kind, others),
+                    avoids: avoids.iter().cloned().collect(),
+                })
+            }
             (None, Some((ahead, _))) => Decision::Wait(WaitReason::Behind(*ahead)),
-            (None, None) if !avoids.is_empty() => Decision::Wait(WaitReason::Elsewhere {
-                needed: ranks,
-                kind,
-                free,
-                total: self.pool.total_among(kind, choice),
-                avoids: avoids.iter().cloned().collect(),
-            }),
             (None, None) => Decision::Wait(WaitReason::Slots {
                 needed: ranks,
                 kind,
@@ -254,7 +258,7 @@ impl Core {
         let assignment = RankAssignment {
             attempt: id,
             study_name: study.spec.name.clone(),
-            spec: (*study.spec).clone(),
+            spec: Arc::clone(&study.spec),
             dataset: study.dataset.clone(),
             rank,
             world_size: gang.ranks.len() as u32,

@@ -29,6 +29,10 @@ pub struct CoreConfig {
     pub pause_grace_ms: u32,
     /// Where a rank waited in vain for a peer, the others have this long to say the same before they are killed.
     pub hang_grace_ms: u32,
+    /// What is left of an attempt that was to save and end may be this much later than its grace: it stores files.
+    pub store_limit_ms: u64,
+    /// A rank that was to be killed is given up after this much time: its process does not go.
+    pub kill_limit_ms: u64,
     /// All ranks of an attempt must have started within this time: data sets are fetched and prepared in it.
     pub start_limit_ms: u64,
     /// An attempt is given up after this much silence. Longer than the trainers' own timeouts, whose words say more.
@@ -49,6 +53,8 @@ impl Default for CoreConfig {
             forget_lost_ms: 600_000,
             pause_grace_ms: 30_000,
             hang_grace_ms: 5000,
+            store_limit_ms: 600_000,
+            kill_limit_ms: 60_000,
             start_limit_ms: 3_600_000,
             stall_limit_ms: 7_200_000,
             widen_after_ms: 60_000,
@@ -223,6 +229,11 @@ impl Core {
         self.references.counts().keys().map(String::as_str)
     }
 
+    /// When the oldest attempt that runs began, milliseconds since the Unix epoch.
+    pub fn oldest_attempt_ms(&self) -> Option<u64> {
+        self.current_attempts().map(|(_, _, gang)| gang.begun_ms).min()
+    }
+
     /// Whether any trial has an attempt: only then can an artifact be reported.
     pub fn is_running_any(&self) -> bool {
         self.current_attempts().next().is_some()
@@ -269,7 +280,7 @@ fn recorded_part(trial: &Trial) -> Trial {
     let mut trial = trial.clone();
     trial.step = 0;
     if let Some(gang) = trial.gang_mut() {
-        (gang.begun_ms, gang.heard_ms) = (0, 0);
+        (gang.begun_ms, gang.heard_ms, gang.kills) = (0, 0, false);
         for rank in gang.ranks.iter_mut().filter(|rank| rank.phase == Phase::Started) {
             rank.phase = Phase::Starting;
         }

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mtinet_domain::event::StudyOutcome;
 use mtinet_domain::trial::DatasetRef;
@@ -15,7 +16,7 @@ pub struct Study {
     /// Its number.
     pub id: StudyId,
     /// The immutable spec.
-    pub spec: Box<StudySpec>,
+    pub spec: Arc<StudySpec>,
     /// BLAKE3 of the spec.
     pub spec_hash: String,
     /// The data set that it is pinned to.
@@ -43,7 +44,7 @@ pub(crate) type Turn = (Reverse<i32>, StudyId);
 impl Study {
     pub(crate) fn new(
         id: StudyId,
-        spec: Box<StudySpec>,
+        spec: Arc<StudySpec>,
         spec_hash: String,
         dataset: DatasetRef,
         submitted_ms: u64,

@@ -84,8 +84,10 @@ pub struct Gang {
     pub evaluated: bool,
     /// When it began, milliseconds since the Unix epoch; after a restart, when that was.
     pub begun_ms: u64,
-    /// When one of its ranks was last heard of. Not recorded.
+    /// When one of its ranks was last heard of; while it is stopped, when the workers were told. Not recorded.
     pub heard_ms: u64,
+    /// Workers were told to kill what is left of it. Not recorded.
+    pub kills: bool,
 }
 
 /// Where rank 0's store listens.

@@ -36,16 +36,19 @@ impl Core {
         if !self.may_widen(now_ms) {
             return;
         }
-        let is_current = |core: &Self, id: AttemptId| core.gang(id).is_some();
-        let over: Vec<_> = self.narrow.iter().filter(|(_, id)| !is_current(self, *id)).copied().collect();
-        for entry in over {
-            self.narrow.remove(&entry);
-        }
+        // Asked first: while trials wait, which is most of the time, the attempts need not be gone through.
         let wanted = self.active.iter().any(|id| {
             let study = &self.studies[id];
             study.waiting > 0 && !study.paused
         });
-        if wanted || self.narrow.iter().any(|(_, id)| self.is_stopping(*id)) {
+        if wanted {
+            return;
+        }
+        let over: Vec<_> = self.narrow.iter().filter(|(_, id)| self.gang(*id).is_none()).copied().collect();
+        for entry in over {
+            self.narrow.remove(&entry);
+        }
+        if self.narrow.iter().any(|(_, id)| self.is_stopping(*id)) {
             return;
         }
         let chosen = self.narrow.iter().take_while(|(due, _)| *due <= now_ms).find(|(_, id)| self.gains(*id));

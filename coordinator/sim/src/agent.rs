@@ -57,6 +57,8 @@ pub struct Process {
     pub fate: Fate,
     /// It hangs: only a kill ends it.
     pub hangs: bool,
+    /// It was killed and does not go.
+    pub stuck: bool,
     /// It was told to stop: why, and when it is killed.
     pub stop: Option<(String, u64)>,
 }

@@ -242,7 +242,7 @@ impl Coordinator {
             return Err("a replay without measurements restores another state".into());
         }
         // What became garbage and was not let go of before the end is let go of now.
-        drop(core.on_restarted(now));
+        core.on_restarted(now);
         self.core = core;
         self.up = true;
         self.started_at = now;

@@ -89,6 +89,8 @@ pub fn config() -> CoreConfig {
         forget_lost_ms: 20_000,
         pause_grace_ms: 3000,
         hang_grace_ms: 1000,
+        store_limit_ms: 20_000,
+        kill_limit_ms: 10_000,
         start_limit_ms: 15_000,
         stall_limit_ms: 25_000,
         widen_after_ms: 2000,

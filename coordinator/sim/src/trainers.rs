@@ -48,6 +48,7 @@ impl World<'_> {
             connected: start.rank == Rank(0),
             fate: fate.clone(),
             hangs: false,
+            stuck: false,
             stop: None,
         };
         self.agents[agent].processes.insert(key, process);
@@ -265,7 +266,7 @@ impl World<'_> {
             if !started {
                 self.end_process(agent, key, ProcessExit::NotStarted, false, "stopped before it started");
             } else if grace == 0 {
-                self.end_process(agent, key, ProcessExit::Signal(9), false, "stopped; it was killed");
+                self.on_kill(agent, key);
             } else {
                 self.after(grace, Item::Kill(agent, key));
                 self.schedule_step(attempt, 20);
@@ -275,9 +276,24 @@ impl World<'_> {
 
     /// A rank's time to stop is over.
     pub fn on_kill(&mut self, agent: usize, key: Key) {
-        if self.agents[agent].processes.contains_key(&key) {
-            self.end_process(agent, key, ProcessExit::Signal(9), false, "stopped; it was killed");
+        let survives = self.chance.below(30) == 0;
+        match self.agents[agent].processes.get_mut(&key) {
+            None => {}
+            // As one that hangs in a driver.
+            Some(process) if survives || process.stuck => {
+                if !std::mem::replace(&mut process.stuck, true) {
+                    self.say(|| format!("   rank {} of {} survives its kill", key.1, key.0));
+                    let delay = self.chance.between(2000, 120_000);
+                    self.after(delay, Item::Gone(agent, key));
+                }
+            }
+            Some(_) => self.on_gone(agent, key),
         }
+    }
+
+    /// A process that was killed is over.
+    pub fn on_gone(&mut self, agent: usize, key: Key) {
+        self.end_process(agent, key, ProcessExit::Signal(9), false, "stopped; it was killed");
     }
 
     fn end_process(&mut self, agent: usize, key: Key, exit: ProcessExit, finished: bool, message: &str) {

@@ -419,7 +419,8 @@ impl World<'_> {
         }
         if stopping {
             let since = self.ledger.stopping.get(&id).copied().unwrap_or(self.now);
-            return ensure(since > prompt || !agent.processes.contains_key(&(id, rank)), || {
+            let runs = agent.processes.get(&(id, rank)).is_some_and(|process| !process.stuck);
+            return ensure(since > prompt || !runs, || {
                 format!("rank {rank} of {id} still runs on {worker}, {} ms after the stop", self.now - since)
             });
         }

@@ -85,6 +85,8 @@ pub enum Item {
     Prepared(usize, Key),
     /// A rank that was told to stop is killed.
     Kill(usize, Key),
+    /// A process that survived its kill for a while is gone.
+    Gone(usize, Key),
     /// An attempt's trainers take a step.
     Step(AttemptId),
     /// Ranks have waited in vain for another.
@@ -174,6 +176,10 @@ impl<'a> World<'a> {
             Item::Prepared(agent, key) => self.on_prepared(agent, key),
             Item::Kill(agent, key) => {
                 self.on_kill(agent, key);
+                Ok(())
+            }
+            Item::Gone(agent, key) => {
+                self.on_gone(agent, key);
                 Ok(())
             }
             Item::Step(attempt) => self.on_step(attempt),

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_proto::CHUNK_BYTES;
+use nix::sys::statvfs::statvfs;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
@@ -21,10 +22,14 @@ use super::error::ServerError;
 /// Parts of an upload; the smallest that every cloud store takes is 5 MiB.
 const PART_BYTES: usize = 5 << 20;
 
+/// Files leave this much of the disk to the event log, or a fiftieth of a small disk.
+const RESERVE_BYTES: u64 = 1 << 30;
+
 /// The artifact store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     store: Arc<dyn ObjectStore>,
+    dir: Arc<FilePath>,
     /// Read by uploads that are about to appear, written by the sweep while it removes one file.
     appearing: Arc<RwLock<()>>,
 }
@@ -52,14 +57,15 @@ impl Artifacts {
             .map_err(|source| ServerError::DataDir { path: dir.to_owned(), source })?;
         let store = LocalFileSystem::new_with_prefix(dir).map_err(failed)?.with_fsync(true);
         remove_unfinished(dir);
-        Ok(Self { store: Arc::new(store), appearing: Arc::default() })
+        Ok(Self { store: Arc::new(store), dir: dir.into(), appearing: Arc::default() })
     }
 
     /// Begins to take in a file.
     ///
     /// # Errors
-    /// A store that does not answer.
+    /// A store that does not answer, or a disk that would be too full for the event log.
     pub async fn put(&self, artifact: ArtifactRef) -> Result<Incoming, Status> {
+        self.check_room(artifact.bytes)?;
         let upload = self
             .store
             .put_multipart(&key(&artifact.blake3))
@@ -67,6 +73,23 @@ impl Artifacts {
             .map_err(failed("store", &artifact.blake3))?;
         let appearing = Arc::clone(&self.appearing);
         Ok(Incoming { artifact, upload, appearing, hasher: blake3::Hasher::new(), part: BytesMut::new() })
+    }
+
+    /// The event log is on the same disk, and a coordinator that cannot write it ends.
+    fn check_room(&self, bytes: u64) -> Result<(), Status> {
+        let dir = self.dir.display();
+        // Where the system does not say, the disk does, in time.
+        let Ok(disk) = statvfs(&*self.dir) else { return Ok(()) };
+        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        let reserve = RESERVE_BYTES.min(disk.blocks() as u64 * disk.fragment_size() as u64 / 50);
+        if free.saturating_sub(reserve) < bytes {
+            tracing::warn!(%dir, free, bytes, "the disk is nearly full: refusing files until there is room");
+            return Err(Status::unavailable(format!(
+                "the disk of the coordinator is nearly full: {free} bytes are free in {dir}, {reserve} of them kept for \
+                 the event log, and {bytes} are to be stored; free space there"
+            )));
+        }
+        Ok(())
     }
 
     /// Length of a stored file in bytes.
@@ -95,6 +118,7 @@ impl Artifacts {
     /// Deletes files that nothing refers to. One that stays costs only disk, so a failure is only logged.
     pub async fn discard(&self, artifacts: Vec<ArtifactRef>) {
         for artifact in artifacts {
+            let _nothing_appears = self.appearing.write().await;
             match self.store.delete(&key(&artifact.blake3)).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => {

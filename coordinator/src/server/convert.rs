@@ -12,6 +12,12 @@ use mtinet_runtime::convert::{ConvertError, FromProto, RankExit, ToProto, option
 /// Longest host name that DNS knows.
 const MAX_HOST_BYTES: usize = 253;
 
+/// A host's name has at most 64 bytes; an agent may put a word to it.
+const MOST_NAME_BYTES: usize = 256;
+
+/// More devices than any machine has.
+const MOST_SLOTS: usize = 4096;
+
 pub fn hello(hello: v1::Hello) -> Result<Hello, ConvertError> {
     let slot = |slot| {
         let (index, device) = FromProto::from_proto(slot)?;
@@ -25,6 +31,14 @@ pub fn hello(hello: v1::Hello) -> Result<Hello, ConvertError> {
             exited: rank.exited,
         })
     };
+    // It is shown in people's terminals.
+    if hello.name.len() > MOST_NAME_BYTES || hello.name.chars().any(char::is_control) {
+        let problem = format!("has more than {MOST_NAME_BYTES} bytes or control characters");
+        return Err(ConvertError::new("name", problem));
+    }
+    if hello.slots.len() > MOST_SLOTS {
+        return Err(ConvertError::new("slots", format!("are more than {MOST_SLOTS}")));
+    }
     Ok(Hello {
         worker: required("worker_id", Some(hello.worker_id))?,
         name: hello.name,
@@ -33,12 +47,16 @@ pub fn hello(hello: v1::Hello) -> Result<Hello, ConvertError> {
     })
 }
 
+/// Whether a report can have this number. The log counts in signed ones.
+pub fn is_report_number(seq: u64) -> bool {
+    seq > 0 && i64::try_from(seq).is_ok()
+}
+
 pub fn report(report: v1::Report) -> Result<Report, ConvertError> {
-    let fact = report.fact.ok_or_else(|| ConvertError::new("fact", "is missing"))?;
-    // The log counts in signed numbers.
-    if report.seq == 0 || i64::try_from(report.seq).is_err() {
+    if !is_report_number(report.seq) {
         return Err(ConvertError::new("seq", "reports are numbered from 1"));
     }
+    let fact = report.fact.ok_or_else(|| ConvertError::new("fact", "is missing"))?;
     Ok(Report {
         seq: report.seq,
         attempt: required("attempt", report.attempt)?,

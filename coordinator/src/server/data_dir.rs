@@ -1,7 +1,8 @@
 //! The directory that a coordinator owns.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NFS_SUPER_MAGIC, statfs};
@@ -25,7 +26,8 @@ impl DataDir {
     /// Where it cannot be written, is on NFS, or another coordinator has it.
     pub fn open(path: &Path) -> Result<Self, ServerError> {
         let refused = |source: io::Error| ServerError::DataDir { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(refused)?;
+        // Results and predictions are of patients: nobody else's on this machine, whatever the umask is.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused)?;
         if statfs(path).map_err(|errno| refused(errno.into()))?.filesystem_type() == NFS_SUPER_MAGIC {
             return Err(ServerError::NetworkFileSystem { path: path.to_owned() });
         }

@@ -80,7 +80,7 @@ pub async fn serve_and_tell(
     let (writer, reader) = store::open(&dir.database())?;
     let artifacts = Artifacts::local(&dir.artifacts())?;
     let fleet = FleetLog::open(&dir.fleet())?;
-    let core = replay(&options, &reader, &fleet, &artifacts).await?;
+    let core = replay(&options, &reader, &fleet).await?;
     let stop = CancellationToken::new();
     // When this future is dropped, so is everything it started.
     let _stop_with_me = stop.clone().drop_guard();
@@ -132,31 +132,33 @@ pub async fn serve_and_tell(
     Ok(())
 }
 
-async fn replay(
-    options: &ServerOptions,
-    reader: &Reader,
-    fleet: &FleetLog,
-    artifacts: &Artifacts,
-) -> Result<Core, ServerError> {
+async fn replay(options: &ServerOptions, reader: &Reader, fleet: &FleetLog) -> Result<Core, ServerError> {
     let reader = reader.clone();
-    let replay = tokio::task::spawn_blocking(move || reader.replay()).await??;
-    let mut core = Core::new(options.core());
-    for recorded in &replay.events {
-        let applied = core.apply(recorded);
-        applied.map_err(|source| ServerError::Replay { path: options.data_dir.clone(), source })?;
-    }
-    for (worker, seq) in &replay.report_seqs {
-        core.restore_seq(worker, *seq);
-    }
+    let (core, path) = (Core::new(options.core()), options.data_dir.clone());
+    let read = tokio::task::spawn_blocking(move || read_back(core, &reader, &path));
+    let (mut core, events) = read.await??;
     let fleet = fleet.clone();
     for event in tokio::task::spawn_blocking(move || fleet.events()).await?? {
         core.apply_fleet(&event);
     }
-    let garbage = core.on_restarted(driver::now_ms());
-    let artifacts = artifacts.clone();
-    tokio::spawn(async move { artifacts.discard(garbage).await });
-    tracing::info!(events = replay.events.len(), studies = core.studies().count(), "event log replayed");
+    // What was garbage once is mostly gone, and the sweep removes the rest: to ask for each of a million superseded
+    // checkpoints would take longer than everything else.
+    core.on_restarted(driver::now_ms());
+    tracing::info!(events, studies = core.studies().count(), "event log replayed");
     Ok(core)
+}
+
+/// Brings a fresh scheduler to where the log is; with the number of events.
+fn read_back(mut core: Core, log: &Reader, path: &Path) -> Result<(Core, u64), ServerError> {
+    let mut events = 0;
+    log.replay_events(|recorded| {
+        events += 1;
+        core.apply(&recorded).map_err(|source| ServerError::Replay { path: path.to_owned(), source })
+    })?;
+    for (worker, seq) in log.report_seqs()? {
+        core.restore_seq(&worker, seq);
+    }
+    Ok((core, events))
 }
 
 async fn mark_serving<W, C>(health: &tonic_health::server::HealthReporter, _worker: &W, _client: &C)

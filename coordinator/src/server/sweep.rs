@@ -1,11 +1,11 @@
 //! Removes what the artifact store holds and nothing refers to: files of attempts that were over before their report
 //! came, checkpoints of trials that will never go on, what an interrupted upload left.
 //!
-//! Mark and sweep: the scheduler's references are the mark. A file younger than [`AGE`] stays, because its report may be
-//! on the way; and a coordinator that found running attempts in its log waits that long before the first sweep, because
+//! Mark and sweep: the scheduler's references are the mark. A file younger than [`AGE`], or than an attempt that runs,
+//! stays, because its report may be on the way: the results of a trial are reported when the last of them is stored. And a coordinator that found running attempts in its log waits that long before the first sweep, because
 //! agents that were away may yet report what they stored long ago.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +44,10 @@ pub async fn run(artifacts: Artifacts, driver: Handle, stop: CancellationToken) 
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
+        let Ok(oldest) = driver.look(|core, _| core.oldest_attempt_ms()).await else { return };
+        let oldest = oldest.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
         let before = guard.map_or(began, |age| SystemTime::now() - age);
+        let before = oldest.map_or(before, |oldest| before.min(oldest));
         match sweep(&artifacts, &driver, before).await {
             Ok(Swept { files: 0, .. }) => {}
             Ok(Swept { files, bytes }) => {

@@ -77,7 +77,7 @@ pub struct RankAssignment {
     /// The study's name, for logs and paths.
     pub study_name: String,
     /// The study's immutable spec.
-    pub spec: crate::spec::StudySpec,
+    pub spec: std::sync::Arc<crate::spec::StudySpec>,
     /// The data set to train on.
     pub dataset: DatasetRef,
     /// This rank.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use mtinet_proto::MAX_MESSAGE_BYTES;
 use mtinet_proto::v1::auth_client::AuthClient;
 use mtinet_proto::v1::auth_server::{Auth, AuthServer};
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::client_server::{Client, ClientServer};
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::worker_server::{Worker, WorkerServer};
+use mtinet_proto::{MAX_LISTING_BYTES, MAX_MESSAGE_BYTES};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
@@ -294,7 +294,7 @@ pub fn worker_client(channel: Channel) -> WorkerClient<Channel> {
 /// The client service's client with our message limits.
 pub fn client_client(channel: Channel) -> ClientClient<Channel> {
     ClientClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(MAX_LISTING_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
@@ -309,7 +309,7 @@ pub fn worker_server<S: Worker>(service: S) -> WorkerServer<S> {
 pub fn client_server<S: Client>(service: S) -> ClientServer<S> {
     ClientServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_LISTING_BYTES)
 }
 
 #[cfg(test)]

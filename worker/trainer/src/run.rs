@@ -67,7 +67,7 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     let hang_timeout = Duration::from_millis(start.hang_timeout_ms);
     let (gang, watchdog) = assemble(&assignment, device, &start.host, hang_timeout, session)?;
     let plan = Plan {
-        spec: assignment.spec.clone(),
+        spec: (*assignment.spec).clone(),
         trial: assignment.attempt.trial.key,
         device,
         work_dir: work_dir.clone(),

@@ -33,6 +33,7 @@ impl Core {
             for worker in left {
                 self.send_stop(id, worker, effects);
             }
+            self.watch_stop(now_ms, id);
         }
     }
 
@@ -49,15 +50,21 @@ impl Core {
             _ => None,
         };
         let reason = end.map_or_else(|| "this attempt is over".to_owned(), describe_end);
-        let grace_ms = match end {
-            Some(AttemptEnd::Cancelled) => self.config.cancel_grace_ms,
-            Some(AttemptEnd::Paused | AttemptEnd::Drained { .. } | AttemptEnd::Widened) => {
+        let kills = self.gang(id).is_some_and(|gang| gang.kills);
+        let grace_ms = end.filter(|_| !kills).map_or(0, |end| self.grace(end));
+        effects.send.push((worker, Command::StopAttempt { attempt: id, reason, grace_ms }));
+    }
+
+    /// How long ranks have to end at a step boundary, by the reason that they are stopped for.
+    pub(crate) fn grace(&self, end: &AttemptEnd) -> u32 {
+        match end {
+            AttemptEnd::Cancelled => self.config.cancel_grace_ms,
+            AttemptEnd::Paused | AttemptEnd::Drained { .. } | AttemptEnd::Widened => {
                 self.config.pause_grace_ms
             }
-            Some(AttemptEnd::Failed(cause)) if waited_in_vain(cause) => self.config.hang_grace_ms,
+            AttemptEnd::Failed(cause) if waited_in_vain(cause) => self.config.hang_grace_ms,
             _ => 0,
-        };
-        effects.send.push((worker, Command::StopAttempt { attempt: id, reason, grace_ms }));
+        }
     }
 
     /// Called when the process of a rank is over: ends the attempt, or stops the others where this one failed of its

@@ -41,6 +41,16 @@ impl Core {
         self.conclude(now_ms, effects)
     }
 
+    /// Takes note of a report that cannot be read, as of another release: it is acknowledged, because its worker would
+    /// only repeat it, and changes nothing else.
+    pub fn on_unreadable_report(&mut self, now_ms: u64, worker: &WorkerId, seq: u64) -> Effects {
+        let effects = self.on_heartbeat(now_ms, worker);
+        if let Some(worker) = self.pool.touch(worker).filter(|worker| worker.link == Link::Ready) {
+            worker.seen_seq = worker.seen_seq.max(seq);
+        }
+        effects
+    }
+
     /// Whether the report is about a rank that this worker holds for a current attempt.
     fn holds(&self, worker: &WorkerId, report: &Report) -> bool {
         self.gang(report.attempt)

@@ -1,11 +1,13 @@
-//! Attempts that do not start, or go silent: the rank that did not arrive is named.
+//! Attempts that do not start, go silent or do not end: the rank that did not arrive is named.
 //!
-//! Trainers notice a peer that hangs by the timeout of their collectives; here is what they cannot notice themselves.
+//! Trainers notice a peer that hangs by their watchdog; here is what they cannot notice themselves.
 
-use mtinet_domain::trial::{AttemptEnd, FailureCause, ProcessExit};
+use mtinet_domain::event::Event;
+use mtinet_domain::trial::{AttemptEnd, FailureCause, Placement, ProcessExit};
 use mtinet_domain::{AttemptId, Rank};
 
 use crate::effects::Effects;
+use crate::pool::Held;
 use crate::state::Core;
 use crate::trial::{Gang, Phase, RankState, TrialState};
 
@@ -25,19 +27,73 @@ impl Core {
             && due <= now_ms
         {
             self.watched.pop_first();
-            let running = self.trial(id.trial).and_then(|trial| match &trial.state {
-                TrialState::Running { gang } if gang.attempt == id.number => Some(gang),
+            let (Some(trial), Some(gang)) = (self.trial(id.trial), self.gang(id)) else { continue };
+            let end = match &trial.state {
+                TrialState::Stopping { end, .. } => Some(end.clone()),
                 _ => None,
-            });
-            let Some(gang) = running else { continue };
-            let due = self.limit(gang);
+            };
+            let due = end.as_ref().map_or_else(|| self.limit(gang), |end| self.stop_limit(gang, end));
             if due > now_ms {
                 self.watched.insert((due, id));
-            } else {
-                let cause = self.what_is_missing(gang);
-                self.stop(now_ms, id, AttemptEnd::Failed(cause), effects);
+                continue;
+            }
+            match end {
+                None => {
+                    let cause = self.what_is_missing(gang);
+                    self.stop(now_ms, id, AttemptEnd::Failed(cause), effects);
+                }
+                Some(end) if gang.kills => self.give_up_what_is_left(now_ms, id, end, effects),
+                Some(_) => self.kill(now_ms, id, effects),
             }
         }
+    }
+
+    /// Begins to watch an attempt that is being stopped.
+    pub(crate) fn watch_stop(&mut self, now_ms: u64, id: AttemptId) {
+        let Some(TrialState::Stopping { end, .. }) = self.trial(id.trial).map(|trial| &trial.state) else {
+            return;
+        };
+        let kills = self.grace(end) == 0;
+        let Some(gang) = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut()) else { return };
+        (gang.heard_ms, gang.kills) = (now_ms, kills);
+        // Looked at again then: [`Core::stop_limit`] says when it is really due.
+        self.watched.insert((now_ms, id));
+    }
+
+    /// When what is left of an attempt that is being stopped is to be gone.
+    fn stop_limit(&self, gang: &Gang, end: &AttemptEnd) -> u64 {
+        let limit_ms = if gang.kills {
+            self.config.kill_limit_ms
+        } else {
+            u64::from(self.grace(end)) + self.config.store_limit_ms
+        };
+        gang.heard_ms + limit_ms
+    }
+
+    /// What had time to end and did not has none left.
+    fn kill(&mut self, now_ms: u64, id: AttemptId, effects: &mut Effects) {
+        let Some(gang) = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut()) else { return };
+        (gang.heard_ms, gang.kills) = (now_ms, true);
+        for worker in gang.live_workers() {
+            self.send_stop(id, worker, effects);
+        }
+        self.watched.insert((now_ms, id));
+    }
+
+    /// Goes on without ranks whose processes do not go, as one that hangs in a driver or on a dead file system. Their
+    /// slots stay taken until their workers say that they are gone.
+    fn give_up_what_is_left(&mut self, now_ms: u64, id: AttemptId, end: AttemptEnd, effects: &mut Effects) {
+        let Some(gang) = self.gang(id) else { return };
+        let left: Vec<Placement> = gang.live().map(|rank| rank.placement.clone()).collect();
+        let seconds = self.config.kill_limit_ms / 1000;
+        for Placement { rank, worker, slot, .. } in left {
+            let reason = format!("its process was to be killed and is not gone after {seconds} s");
+            let (trial, attempt) = (id.trial.key, id.number);
+            let event = Event::RankLost { trial, attempt, rank, worker: worker.clone(), reason };
+            self.record(now_ms, effects, id.trial.study, event);
+            self.occupy(&worker, Held { attempt: id, rank }, slot);
+        }
+        self.stop(now_ms, id, end, effects);
     }
 
     /// The time of the attempts' silence was this process's own.
@@ -131,7 +187,9 @@ impl Core {
 
     /// Takes in a sign of life of an attempt.
     pub(crate) fn heard_of(&mut self, now_ms: u64, id: AttemptId) {
-        if let Some(gang) = self.trial_mut(id.trial).and_then(|trial| trial.gang_mut()) {
+        if let Some(TrialState::Running { gang }) = self.trial_mut(id.trial).map(|trial| &mut trial.state)
+            && gang.attempt == id.number
+        {
             gang.heard_ms = now_ms;
         }
     }

@@ -97,6 +97,7 @@ impl Core {
             .collect();
         for id in old {
             self.pool.forget(&id);
+            self.forget_blames(&id);
         }
         self.check_watched(now_ms, &mut effects);
         self.undecided |= self.may_widen(now_ms);
@@ -108,11 +109,13 @@ impl Core {
     fn forgive_stall(&mut self, now_ms: u64) {
         let last = self.last_tick_ms.replace(now_ms).unwrap_or(now_ms);
         let gap = now_ms.saturating_sub(last);
-        if gap > self.config.lease_ms / 2 {
+        // Not all of it: with a coordinator that is slow all the time, time must still pass.
+        let forgiven = gap.saturating_sub(self.config.lease_ms / 2);
+        if forgiven > 0 {
             for (_, worker) in self.pool.touch_all() {
-                worker.deadline_ms = worker.deadline_ms.saturating_add(gap);
+                worker.deadline_ms = worker.deadline_ms.saturating_add(forgiven);
             }
-            self.forgive_silence(gap);
+            self.forgive_silence(forgiven);
         }
     }
 
@@ -240,7 +243,7 @@ impl Core {
     }
 
     /// Marks the slot of a left-over process as not free.
-    fn occupy(&mut self, worker: &WorkerId, held: Held, slot: SlotIndex) {
+    pub(crate) fn occupy(&mut self, worker: &WorkerId, held: Held, slot: SlotIndex) {
         self.pool.change(worker, |worker| {
             if let Some(state) = worker.slots.get_mut(&slot)
                 && state.held.is_none()

@@ -3,7 +3,7 @@
 use mtinet_domain::event::Event;
 use mtinet_domain::fleet::FleetEvent;
 use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
-use mtinet_domain::{Rank, TrialId, WorkerId};
+use mtinet_domain::{Rank, SlotIndex, TrialId, WorkerId};
 
 use super::env::{TestEnv, checkpoint, metrics, trial};
 use crate::{Command, Fact, Request, WaitReason};
@@ -68,6 +68,38 @@ fn a_trial_waits_for_another_worker_and_leaves_this_one_to_others() {
     env.advance(super::env::LEASE_MS + 250);
     env.complete(trial(study, "unet/0/0"));
     assert_eq!(on(&env, &bad), [failed]);
+}
+
+#[test]
+fn two_trials_that_wait_for_another_worker_leave_this_one_to_those_behind_both() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0, 1, 2]");
+    let bad = env.join_cpus("bad", 1);
+    env.join_cpus("good", 1);
+    let first = on(&env, &bad)[0];
+    env.rank_fails(first, 0, ProcessExit::NotStarted, "no room");
+    // A success between them, so that the worker is not set aside.
+    env.complete(on(&env, &bad)[0]);
+    let second = on(&env, &bad)[0];
+    env.rank_fails(second, 0, ProcessExit::NotStarted, "no room");
+    assert_eq!(on(&env, &bad), [trial(study, "unet/1/0")]);
+    for waiting in [first, second] {
+        let reason = env.reason(waiting).unwrap();
+        assert!(matches!(reason, WaitReason::Elsewhere { free: 0, total: 1, .. }), "{reason:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_be_done_without_is_not_blamed_without_end() {
+    let mut env = TestEnv::new();
+    env.submit("folds = 5\n[retry]\nmax_attempts = 100\nbackoff = 0");
+    let only = env.join_cpus("only", 1);
+    for step in 0..200 {
+        let id = on(&env, &only)[0];
+        env.rank_fails(id, 0, ProcessExit::Code(1), &format!("failure {step}"));
+        env.advance(250);
+    }
+    assert!(env.core.health.remembered(&only) <= 16);
 }
 
 #[test]
@@ -155,6 +187,62 @@ fn a_rank_that_another_missed_is_to_blame_and_its_worker_with_it() {
     assert!(cause.message.ends_with(&told), "{}", cause.message);
     let failed_on: Vec<_> = env.core.trial(head).unwrap().failed_on.iter().collect();
     assert_eq!(failed_on, [&hung]);
+}
+
+#[test]
+fn a_process_that_does_not_go_holds_its_slot_but_not_its_trial() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
+    let stuck = env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let head = trial(study, "mti-net/0/0");
+    let (teller, lost) = if env.at(head, 0).0 == stuck { (1, 0) } else { (0, 1) };
+    let attempt = env.at(head, lost).1;
+    env.agents.get_mut(&stuck).unwrap().unkillable = true;
+    env.rank_misses(head, teller, "a rank did not arrive", &[Rank(lost)]);
+    env.advance(59_000);
+    assert_eq!(env.status(head), TrialStatus::Stopping);
+    env.advance(2000);
+    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    assert_eq!(cause.rank, Some(Rank(lost)), "the true cause stays");
+    // It is still there, so that nothing else is put into its slot.
+    env.join_cpus("c", 1);
+    env.advance(60_000);
+    assert_eq!(env.core.trial(head).unwrap().attempts, 2);
+    assert!((0..2).all(|rank| env.at(head, rank).0 != stuck), "the slot is taken");
+    let free =
+        |env: &TestEnv| env.core.workers().find(|(id, _)| **id == stuck).unwrap().1.slots[&SlotIndex(0)].held;
+    assert!(free(&env).is_some());
+    env.exit(&stuck, attempt, Rank(lost), ProcessExit::Signal(9), false, "gone at last");
+    assert!(free(&env).is_none());
+}
+
+#[test]
+fn what_had_time_to_save_and_did_not_end_is_killed_then_given_up() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    let stuck = env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    env.agents.get_mut(&stuck).unwrap().unkillable = true;
+    env.request(&Request::PauseStudy(study)).unwrap();
+    let graces = |env: &TestEnv| -> Vec<u32> {
+        let told = env.agents[&stuck].told.iter();
+        told.filter_map(|command| match command {
+            Command::StopAttempt { grace_ms, .. } => Some(*grace_ms),
+            _ => None,
+        })
+        .collect()
+    };
+    env.advance(629_000);
+    assert_eq!((graces(&env), env.status(head)), (vec![30_000], TrialStatus::Stopping));
+    env.advance(2000);
+    assert_eq!((graces(&env), env.status(head)), (vec![30_000, 0], TrialStatus::Stopping));
+    // A restart does not forget it, but begins anew.
+    env.restart(true);
+    env.connect(&stuck);
+    env.advance(700_000);
+    assert_eq!(last_end(&env), AttemptEnd::Paused);
+    assert_eq!(env.status(head), TrialStatus::Waiting);
 }
 
 #[test]

@@ -167,6 +167,37 @@ fn a_coordinator_that_was_suspended_blames_nobody() {
 }
 
 #[test]
+fn a_coordinator_that_is_slow_all_the_time_still_loses_a_dead_worker() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    let a = env.join_cpus("a", 1);
+    env.break_off(&a);
+    for _ in 0..100 {
+        env.now += LEASE_MS * 6 / 10;
+        let effects = env.core.on_tick(env.now);
+        env.perform(effects);
+    }
+    assert_eq!(env.link(&a), Some(Link::Lost));
+    assert_eq!(env.status(trial(study, "mti-net/0/0")), TrialStatus::Waiting);
+}
+
+#[test]
+fn a_pause_that_a_wrong_clock_wrote_does_not_outlast_a_restart() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    let a = env.join_cpus("a", 1);
+    let head = trial(study, "mti-net/0/0");
+    let right = env.now;
+    env.now += 24 * 3_600_000;
+    env.rank_fails(head, 0, ProcessExit::Code(1), "loss is nan");
+    env.now = right;
+    env.restart(true);
+    env.connect(&a);
+    env.advance(3_600_500);
+    assert_eq!(env.core.trial(head).unwrap().attempts, 2);
+}
+
+#[test]
 fn a_log_that_does_not_fit_together_is_refused() {
     let mut env = TestEnv::new();
     env.submit("folds = [0]");

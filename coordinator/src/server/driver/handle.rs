@@ -49,6 +49,11 @@ impl Handle {
         self.send(Input::Report { worker, session, report }).await
     }
 
+    /// A report with this number came that cannot be read: it is acknowledged and left out.
+    pub async fn skip(&self, worker: WorkerId, session: SessionNumber, seq: u64) -> Result<(), Status> {
+        self.send(Input::Unreadable { worker, session, seq }).await
+    }
+
     pub async fn close(&self, worker: WorkerId, session: SessionNumber) -> Result<(), Status> {
         self.send(Input::Closed { worker, session }).await
     }

@@ -31,6 +31,8 @@ enum Input {
     Heartbeat { worker: WorkerId, session: SessionNumber },
     /// A rank did something.
     Report { worker: WorkerId, session: SessionNumber, report: Report },
+    /// A report came that nobody here can read.
+    Unreadable { worker: WorkerId, session: SessionNumber, seq: u64 },
     /// A worker's session is over.
     Closed { worker: WorkerId, session: SessionNumber },
     /// Someone submits a study.

@@ -128,6 +128,12 @@ impl State {
                     round.heard.insert(worker);
                 }
             }
+            Input::Unreadable { worker, session, seq } => {
+                if self.sessions.is_current(&worker, session) {
+                    round.effects.extend(self.core.on_unreadable_report(now_ms, &worker, seq));
+                    round.heard.insert(worker);
+                }
+            }
             Input::Closed { worker, session } => {
                 if self.sessions.is_current(&worker, session) {
                     tracing::info!(%worker, "worker disconnected");

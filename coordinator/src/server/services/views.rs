@@ -7,6 +7,9 @@ use mtinet_domain::{TrialId, TrialKey, WorkerId};
 use mtinet_proto::v1;
 use mtinet_runtime::convert::ToProto;
 
+/// Bytes of a reason in a listing.
+const MOST_WORDS: usize = 400;
+
 pub fn summary(study: &Study) -> v1::StudySummary {
     let mut counts: HashMap<&'static str, u32> = HashMap::new();
     for (_, trial) in study.trials() {
@@ -46,10 +49,20 @@ fn trial(core: &Core, study: &Study, key: TrialKey, trial: &Trial) -> v1::TrialS
         attempts: trial.attempts,
         failures: trial.failures,
         step: trial.step,
-        reason,
+        reason: cut(reason),
         workers: ranks.iter().map(|rank| rank.placement.worker.to_proto()).collect(),
         checkpoint_step: trial.latest.as_ref().map(|checkpoint| checkpoint.step),
     }
+}
+
+/// A trainer's words may be the end of its log, and ten thousand of those are more than a message holds; `explain` has
+/// the whole.
+fn cut(mut words: String) -> String {
+    if words.len() > MOST_WORDS {
+        words.truncate(words.floor_char_boundary(MOST_WORDS));
+        words.push_str(" ...");
+    }
+    words
 }
 
 pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {

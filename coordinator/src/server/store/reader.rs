@@ -53,9 +53,25 @@ impl Reader {
     /// # Errors
     /// A log that cannot be read, or an event that does not read back.
     pub fn replay(&self) -> Result<Replay, StoreError> {
+        let mut events = Vec::new();
+        self.replay_events(|recorded| {
+            events.push(recorded);
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(Replay { events, report_seqs: self.report_seqs()? })
+    }
+
+    /// All events but measurements, one after the other, in the order over all studies in which they were recorded: a
+    /// log of a million need not be in memory at once.
+    ///
+    /// # Errors
+    /// A log that cannot be read, an event that does not read back, and the first error of `apply`.
+    pub fn replay_events<E: From<StoreError>>(
+        &self,
+        mut apply: impl FnMut(Recorded) -> Result<(), E>,
+    ) -> Result<(), E> {
         let failed = || StoreError::sqlite("read the log");
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut replay = Replay::default();
         let mut statement = connection
             .prepare("SELECT study, seq, time_ms, kind, json FROM events WHERE replayed = 1 ORDER BY id")
             .map_err(failed())?;
@@ -66,13 +82,22 @@ impl Reader {
                 seq,
                 source,
             })?;
-            replay.events.push(Recorded { study, seq, time_ms, event });
+            apply(Recorded { study, seq, time_ms, event })?;
         }
+        Ok(())
+    }
+
+    /// The highest number among each worker's reports, measurements included.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn report_seqs(&self) -> Result<Vec<(WorkerId, u64)>, StoreError> {
+        let failed = || StoreError::sqlite("read the log");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let mut statement = connection.prepare("SELECT worker, seq FROM report_seqs").map_err(failed())?;
         let rows =
             statement.query_map([], |row| Ok((WorkerId(row.get(0)?), row.get(1)?))).map_err(failed())?;
-        replay.report_seqs = rows.collect::<Result<_, _>>().map_err(failed())?;
-        Ok(replay)
+        rows.collect::<Result<_, _>>().map_err(failed())
     }
 }
 

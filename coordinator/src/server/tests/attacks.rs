@@ -171,7 +171,6 @@ async fn strangers_who_hold_connections_keep_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let limits = mtinet_runtime::tls::Limits {
         anonymous: 4,
-        handshake: Duration::from_millis(500),
         anonymous_life: Duration::from_millis(500),
         ..Default::default()
     };

@@ -259,6 +259,13 @@ impl Agent {
         }
     }
 
+    /// Reports something that this release does not know.
+    pub async fn report_unreadable(&mut self, start: &v1::StartRank) {
+        self.seq += 1;
+        let attempt = start.attempt.clone();
+        self.send(v1::Report { seq: self.seq, attempt, rank: start.rank, fact: None }).await;
+    }
+
     async fn send(&mut self, report: v1::Report) {
         let outgoing = &self.session.as_ref().unwrap().outgoing;
         within("the session", outgoing.send(message(worker_message::Message::Report(report)))).await.unwrap();

@@ -55,7 +55,7 @@ fn the_log_of_the_first_schema_is_replayed() {
         for recorded in &replay.events {
             core.apply(recorded).unwrap_or_else(|error| panic!("{opening}: {error}"));
         }
-        let _ = core.on_restarted(0);
+        core.on_restarted(0);
         core.sanity_check().unwrap();
         let stored: Vec<_> =
             (1..=4).flat_map(|study| reader.events(StudyId(study), 0, 1000).unwrap()).collect();

@@ -107,7 +107,7 @@ async fn a_session_that_talks_nonsense_is_ended_with_the_reason() {
         worker_id: Server::worker_id(),
         ..v1::Hello::default()
     };
-    let report = v1::Report { seq: 1, ..v1::Report::default() };
+    let report = v1::Report::default();
     let messages = [worker_message::Message::Hello(hello), worker_message::Message::Report(report)];
     let messages = tokio_stream::iter(messages.map(message)).chain(tokio_stream::pending());
     let mut session = worker.session(messages).await.unwrap().into_inner();
@@ -123,8 +123,23 @@ async fn a_session_that_talks_nonsense_is_ended_with_the_reason() {
     let status = status.await;
     assert_eq!(
         (status.code(), status.message()),
-        (Code::InvalidArgument, "message field `report.fact`: is missing")
+        (Code::InvalidArgument, "message field `report.seq`: reports are numbered from 1")
     );
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_report_of_another_release_is_left_out_and_the_session_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    let mut client = server.client().await;
+    let study = submit(&mut client, "folds = [0]\n").await;
+    let mut agent = Agent::join(&server, 1).await;
+    let start = agent.assignment().await;
+    agent.report_unreadable(&start).await;
+    agent.complete(&start).await;
+    agent.acknowledged().await;
+    assert_eq!(show(&mut client, study).await.summary.unwrap().status, "complete");
     server.stop().await.unwrap();
 }
 

@@ -151,7 +151,7 @@ impl FromProto for RankAssignment {
         Ok(Self {
             attempt: required("attempt", proto.attempt)?,
             study_name: proto.study_name,
-            spec,
+            spec: spec.into(),
             dataset: required("dataset", proto.dataset)?,
             rank: Rank(proto.rank),
             world_size: proto.world_size,

@@ -1,6 +1,6 @@
 //! The server's end: connections with the peer's certificate, bounded in number, and ended when an identity is revoked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,8 +13,8 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,9 @@ use super::Certified;
 
 /// Handshakes under way at once; more wait in the system's queue.
 const HANDSHAKES: usize = 256;
+
+/// While so many are under way, the oldest one has no longer than this: silent strangers are to keep nobody out.
+const PRESSED: Duration = Duration::from_secs(1);
 
 /// Connections that are ready before the server takes them.
 const READY: usize = 64;
@@ -240,14 +243,24 @@ struct Door {
 async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io::Result<Connection>>) {
     // Dropped at the end, which ends the handshakes.
     let mut handshakes = JoinSet::new();
+    let mut oldest: VecDeque<(Instant, AbortHandle)> = VecDeque::new();
     loop {
+        while oldest.front().is_some_and(|(_, handshake)| handshake.is_finished()) {
+            oldest.pop_front();
+        }
+        let patience = oldest.front().map_or_else(Instant::now, |(begun, _)| *begun + PRESSED);
         tokio::select! {
             () = sender.closed() => return,
             Some(_) = handshakes.join_next() => {}
+            () = tokio::time::sleep_until(patience), if handshakes.len() >= HANDSHAKES => {
+                if let Some((_, handshake)) = oldest.pop_front() {
+                    handshake.abort();
+                }
+            }
             accepted = listener.accept(), if handshakes.len() < HANDSHAKES => match accepted {
                 Ok((stream, address)) => {
                     let (door, sender) = (Arc::clone(&door), sender.clone());
-                    handshakes.spawn(async move {
+                    let handshake = handshakes.spawn(async move {
                         match tokio::time::timeout(door.limits.handshake, door.let_in(stream, address)).await {
                             // The server may be at its end.
                             Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
@@ -255,6 +268,7 @@ async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io:
                             Err(_) => tracing::debug!(%address, "a handshake was not finished in time"),
                         }
                     });
+                    oldest.push_back((Instant::now(), handshake));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
