@@ -282,7 +282,7 @@ async fn heartbeats(interval: Duration, outgoing: mpsc::Sender<WorkerMessage>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let message = WorkerMessage { message: Some(worker_message::Message::Heartbeat(Heartbeat {})) };
+        let message = WorkerMessage { message: Some(worker_message::Message::Heartbeat(Heartbeat::default())) };
         if outgoing.send(message).await.is_err() {
             return;
         }

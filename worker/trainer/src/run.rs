@@ -28,9 +28,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// that dies meanwhile is noticed by its agent, not by this.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long a collective may wait for a rank. Long, because rank 0 evaluates the held-out fold alone now and then.
-/// The watchdog is there first, and names the rank.
+/// How long a collective may wait for a rank where no watchdog runs.
 const COLLECTIVE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The same where one does. It ends every hang and names the rank; the collectives themselves cannot tell a hang from
+/// rank 0, which evaluates the held-out fold alone now and then, for hours where the model is slow.
+const WATCHED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// How often a rank says that it works, at most.
 const WORKING_INTERVAL: Duration = Duration::from_secs(1);
@@ -147,18 +150,20 @@ fn assemble(
         (TcpStore::connect(&ready.host, port, world_size, GATHER_TIMEOUT)?, ready.host, port)
     };
     Watchdog::enrol(&store, rank)?;
-    // All ranks are here before the group is made, whose own patience is that of a collective.
+    // All ranks are here before the watch begins, which does not wait for the preparing of slices.
     store.set(&format!("ready/{rank}"), &[])?;
     let everyone: Vec<String> = (0..world_size).map(|rank| format!("ready/{rank}")).collect();
     store.wait(&everyone, GATHER_TIMEOUT)?;
-    let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
-    let timeout = COLLECTIVE_TIMEOUT.max(hang_timeout * 2);
-    let group = ProcessGroup::new(backend, &store, rank, world_size, host, timeout)
-        .with_context(|| format!("failed to join rank {rank} of {world_size}"))?;
+    // From here on, so that it also watches over the making of the group.
+    let store = Arc::new(store);
     let watchdog = (world_size > 1 && !hang_timeout.is_zero()).then(|| {
-        let place = Place { host: at, port, rank, world_size };
+        let (store, place) = (Arc::clone(&store), Place { host: at, port, rank, world_size });
         Watchdog::start(store, place, hang_timeout, &session.activity, session.connection.writer())
     });
+    let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
+    let timeout = if watchdog.is_some() { WATCHED_TIMEOUT } else { COLLECTIVE_TIMEOUT };
+    let group = ProcessGroup::new(backend, &store, rank, world_size, host, timeout)
+        .with_context(|| format!("failed to join rank {rank} of {world_size}"))?;
     Ok((Gang::of(group), watchdog))
 }
 

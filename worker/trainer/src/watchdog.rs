@@ -3,13 +3,14 @@
 //! Every rank writes how far it is into the gang's store, from a thread of its own, and reads how far the others are. A
 //! collective that hangs stops all of them; when none has made progress for the whole timeout, a rank that is not
 //! itself behind says which one is, and ends. Its agent and the coordinator do the rest. What one rank alone does (an
-//! evaluation, a checkpoint, waiting for its agent) is progress too.
+//! evaluation, a checkpoint, waiting for its agent) is progress too: those who wait for it tell their agents that they
+//! are well.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mtinet_proto::v1::{TrainerFailed, from_trainer::Message};
+use mtinet_proto::v1::{TrainerFailed, TrainerWorking, from_trainer::Message};
 use mtinet_torch_ext::{TcpStore, TorchExtError};
 
 use crate::connection::Writer;
@@ -57,7 +58,7 @@ pub(crate) struct Place {
 
 /// The watch over a gang, kept by each of its ranks.
 pub(crate) struct Watchdog {
-    store: TcpStore,
+    store: Arc<TcpStore>,
     rank: usize,
     activity: Arc<Activity>,
 }
@@ -70,7 +71,7 @@ impl Watchdog {
 
     /// Watches from now on. All ranks are [enrolled](Self::enrol).
     pub(crate) fn start(
-        store: TcpStore,
+        store: Arc<TcpStore>,
         place: Place,
         timeout: Duration,
         activity: &Arc<Activity>,
@@ -95,46 +96,74 @@ impl Watchdog {
     }
 }
 
-/// Writes this rank's signs and reads the others' until the store is gone: then the collectives fail by themselves.
+/// Writes this rank's signs and reads the others' until the rank is over. A connection that is lost is made anew: the
+/// gang's own may be whole, and without the others' signs this rank would have to guess.
 fn ask(place: &Place, interval: Duration, watch: &Mutex<Watch>, activity: &Activity) {
-    let Ok(store) = TcpStore::connect(&place.host, place.port, place.world_size, interval * 20) else {
-        return;
-    };
     let mut beat = 0;
     while !activity.over.load(Ordering::Relaxed) {
-        beat += 1;
-        let mine = activity.sign(beat);
-        lock(watch).asks(mine, Instant::now());
-        if store.set(&key(place.rank), mine.write().as_bytes()).is_err() {
-            break;
+        // The connecting is a question too: from here on the store owes an answer.
+        lock(watch).asks(activity.sign(beat), Instant::now());
+        let asked = TcpStore::connect(&place.host, place.port, place.world_size, interval * 20)
+            .and_then(|store| ask_through(&store, &mut beat, place, interval, watch, activity));
+        if let Err(error) = asked {
+            if activity.over.load(Ordering::Relaxed) {
+                return;
+            }
+            eprintln!("warning: the watchdog asks the gang's store again: {error}");
+            std::thread::sleep(interval);
         }
+    }
+}
+
+fn ask_through(
+    store: &TcpStore,
+    beat: &mut u64,
+    place: &Place,
+    interval: Duration,
+    watch: &Mutex<Watch>,
+    activity: &Activity,
+) -> Result<(), TorchExtError> {
+    while !activity.over.load(Ordering::Relaxed) {
+        *beat += 1;
+        let mine = activity.sign(*beat);
+        lock(watch).asks(mine, Instant::now());
+        store.set(&key(place.rank), mine.write().as_bytes())?;
         for rank in (0..place.world_size).filter(|&rank| rank != place.rank) {
-            let Ok(value) = store.get(&key(rank)) else { return };
+            let value = store.get(&key(rank))?;
             if let Some(sign) = Sign::read(&value) {
                 lock(watch).sees(rank, sign, Instant::now());
             }
         }
-        lock(watch).answered();
+        lock(watch).answered(Instant::now());
         std::thread::sleep(interval);
     }
+    Ok(())
 }
 
-/// Ends the process when the gang hangs.
+/// Ends the process when the gang hangs; as long as it does not, the agent hears that this rank is well, also while it
+/// waits for another's work.
 fn judge(interval: Duration, watch: &Mutex<Watch>, activity: &Activity, agent: &Writer) {
+    let mut told = Instant::now();
     while !activity.over.load(Ordering::Relaxed) {
         std::thread::sleep(interval);
-        let verdict = {
-            let mut watch = lock(watch);
-            watch.works(activity.sign(0), Instant::now());
-            watch.verdict(Instant::now())
+        let (verdict, worked, now) = {
+            let (mut watch, now) = (lock(watch), Instant::now());
+            watch.works(activity.sign(0), now);
+            (watch.verdict(now), watch.worked(), now)
         };
+        let step = activity.step.load(Ordering::Relaxed);
         if let Some(Verdict { missing, message }) = verdict {
             eprintln!("error: {message}");
-            let step = Some(activity.step.load(Ordering::Relaxed).saturating_sub(1));
+            let step = Some(step.saturating_sub(1));
             let missing = missing.into_iter().filter_map(|rank| u32::try_from(rank).ok()).collect();
             // Its exit code tells the agent too, should this not get through.
             agent.send(Message::Failed(TrainerFailed { message, step, missing })).ok();
             mtinet_torch_ext::exit_now(1);
+        }
+        if worked > told {
+            told = now;
+            // A broken socket ends the trainer by its reading end.
+            agent.send(Message::Working(TrainerWorking { step })).ok();
         }
     }
 }
@@ -188,6 +217,8 @@ struct Watch {
     ranks: Vec<Seen>,
     /// Since when the store has not answered.
     asking: Option<Instant>,
+    /// When it answered last: what is known of the others is that old.
+    answered: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -200,16 +231,22 @@ struct Seen {
 impl Watch {
     fn new(mine: usize, world_size: usize, timeout: Duration, now: Instant) -> Self {
         let seen = Seen { sign: Sign::default(), worked: now, lived: now };
-        Self { mine, timeout, ranks: vec![seen; world_size], asking: None }
+        Self { mine, timeout, ranks: vec![seen; world_size], asking: None, answered: now }
     }
 
     fn asks(&mut self, mine: Sign, now: Instant) {
         self.works(mine, now);
-        self.asking = Some(now);
+        self.asking.get_or_insert(now);
     }
 
-    fn answered(&mut self) {
+    fn answered(&mut self, now: Instant) {
         self.asking = None;
+        self.answered = now;
+    }
+
+    /// When any rank of the gang made progress last, as far as is known.
+    fn worked(&self) -> Instant {
+        self.ranks.iter().map(|seen| seen.worked).fold(self.ranks[self.mine].worked, Instant::max)
     }
 
     /// This rank needs no store to know of itself.
@@ -251,6 +288,10 @@ impl Watch {
         let patience = self.timeout / 2;
         if self.mine != 0 && self.asking.is_some_and(|since| older(since, patience)) {
             return absent(vec![0], "it hosts the gang's store and does not answer any more");
+        }
+        // Nothing new is known of the others, who may all be well.
+        if older(self.answered, patience) {
+            return None;
         }
         let others = || here.iter().copied().filter(|&rank| rank != self.mine);
         let silent: Vec<usize> = others().filter(|&rank| older(self.ranks[rank].lived, patience)).collect();
@@ -296,6 +337,7 @@ mod tests {
                 watch.sees(rank, sign(if rank == 2 { 4 } else { 5 }, beat), now);
             }
             watch.works(sign(if mine == 2 { 4 } else { 5 }, 0), now);
+            watch.answered(now);
         }
         (watch, start + TIMEOUT)
     }
@@ -328,10 +370,29 @@ mod tests {
     #[test]
     fn a_store_that_does_not_answer_is_rank_0() {
         let (mut watch, now) = stuck(1, false);
-        watch.asking = Some(now - TIMEOUT);
+        watch.asks(sign(5, 0), now - TIMEOUT / 2);
+        watch.asks(sign(5, 0), now - TIMEOUT / 4);
         let Verdict { missing, message } = watch.verdict(now).unwrap();
         assert_eq!(missing, [0]);
         assert!(message.starts_with("rank 0 did not arrive"), "{message}");
+    }
+
+    #[test]
+    fn who_does_not_reach_the_store_knows_nothing_of_the_others() {
+        let start = Instant::now();
+        for mine in [0, 1] {
+            let mut watch = Watch::new(mine, 3, TIMEOUT, start);
+            (0..3).for_each(|rank| watch.sees(rank, sign(5, 1), start));
+            // The connection is lost while the others go on; they are not accused of it.
+            watch.answered(start);
+            assert_eq!(watch.verdict(start + TIMEOUT * 2), None, "rank {mine}");
+            // Once it is made anew, their progress is seen before they are judged.
+            watch.asks(sign(5, 2), start + TIMEOUT * 2);
+            watch.sees(2, sign(6, 30), start + TIMEOUT * 2);
+            watch.answered(start + TIMEOUT * 2);
+            assert_eq!(watch.verdict(start + TIMEOUT * 2), None, "rank {mine}");
+            assert_eq!(watch.worked(), start + TIMEOUT * 2);
+        }
     }
 
     #[test]
