@@ -253,7 +253,7 @@ impl Agent {
                     }
                 }
                 _ = heartbeats.tick() => {
-                    let beat = worker_message::Message::Heartbeat(v1::Heartbeat {});
+                    let beat = worker_message::Message::Heartbeat(v1::Heartbeat::default());
                     outgoing.send(message(beat)).await?;
                 }
                 _ = measurements.tick() => {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mtinet_core::{Core, Link, Study, Trial, TrialState, Worker};
+use mtinet_domain::usage::MachineUsage;
 use mtinet_domain::{TrialId, TrialKey, WorkerId};
 use mtinet_proto::v1;
 use mtinet_runtime::convert::ToProto;
@@ -52,7 +53,13 @@ fn trial(core: &Core, study: &Study, key: TrialKey, trial: &Trial) -> v1::TrialS
     }
 }
 
-pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {
+/// `usage` with its age in milliseconds.
+pub fn worker(
+    id: &WorkerId,
+    worker: &Worker,
+    usage: Option<(MachineUsage, u64)>,
+    now_ms: u64,
+) -> v1::WorkerState {
     let status = match worker.link {
         Link::Ready => "ready",
         Link::Away => "away",
@@ -71,5 +78,7 @@ pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {
         slots: slots.collect(),
         drained: worker.drained,
         set_aside: worker.set_aside.clone().unwrap_or_default(),
+        usage_ms_ago: usage.as_ref().map_or(0, |(_, ago_ms)| *ago_ms),
+        usage: usage.map(|(usage, _)| usage.to_proto()),
     }
 }

@@ -99,7 +99,7 @@ async fn a_session_that_talks_nonsense_is_ended_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(options(dir.path())).await;
     let mut worker = server.worker_client().await;
-    let heartbeat = message(worker_message::Message::Heartbeat(v1::Heartbeat {}));
+    let heartbeat = message(worker_message::Message::Heartbeat(v1::Heartbeat::default()));
     let status = worker.session(tokio_stream::iter([heartbeat])).await.unwrap_err();
     assert!(status.message().contains("Hello"), "{status}");
     let hello = v1::Hello {
