@@ -31,6 +31,7 @@ use crate::rank::{RankCommand, RankTask, not_started};
 use crate::session::{RankKey, Session};
 use crate::spool::{self, Spool};
 use crate::uplink::Uplink;
+use crate::usage;
 
 /// How an agent runs; see `default.toml` for what a user sets.
 #[derive(Clone, Debug)]
@@ -158,8 +159,9 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         access = Access::obtain(&options) => access?,
     };
     let (sender, commands) = mpsc::unbounded_channel();
-    let link =
+    let mut link =
         Link::new(options.coordinator.clone(), options.name.clone(), access.clone(), uplink.clone(), sender);
+    link.usage = Some(usage::watch(options.devices.clone(), None));
     let shared = Arc::new(Shared {
         uplink,
         client: net::worker_client(net::connect_lazy_as(&options.coordinator, access.credentials())?),

@@ -22,5 +22,6 @@ pub mod settings;
 mod spool;
 mod uplink;
 mod uploads;
+mod usage;
 
 pub use agent::{AgentError, Options, Timings, run};

@@ -10,7 +10,7 @@ use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{
     self, CoordinatorMessage, Heartbeat, JoinRequest, WorkerMessage, coordinator_message, worker_message,
 };
-use mtinet_runtime::convert::required;
+use mtinet_runtime::convert::{ToProto, required};
 use mtinet_runtime::net;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -21,6 +21,7 @@ use tonic::{Code, Status, Streaming};
 use crate::access::Access;
 use crate::session::report_message;
 use crate::uplink::Uplink;
+use crate::usage;
 
 /// Messages that wait for the connection to take them.
 const OUTGOING: usize = 64;
@@ -77,6 +78,8 @@ pub struct Link {
     pub uplink: Uplink,
     /// Where commands go.
     pub commands: mpsc::UnboundedSender<Command>,
+    /// How the machine stands; not told for an agent that is no more.
+    pub usage: Option<usage::Latest>,
     heartbeat: Duration,
 }
 
@@ -89,7 +92,7 @@ impl Link {
         uplink: Uplink,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
-        Self { url, name, access, uplink, commands, heartbeat: HEARTBEAT }
+        Self { url, name, access, uplink, commands, usage: None, heartbeat: HEARTBEAT }
     }
 
     /// Stays connected forever; returns the coordinator's words where it refuses this agent.
@@ -180,7 +183,7 @@ impl Link {
         outgoing: mpsc::Sender<WorkerMessage>,
     ) -> Lost {
         // Heartbeats have a task of their own, so that nothing that the agent does can hold them up.
-        let heartbeats = tokio::spawn(heartbeats(self.heartbeat, outgoing.clone()));
+        let heartbeats = tokio::spawn(heartbeats(self.heartbeat, outgoing.clone(), self.usage.clone()));
         let lost = tokio::select! {
             lost = self.listen(&mut incoming) => lost,
             () = self.say(outgoing) => match incoming.message().await {
@@ -277,12 +280,24 @@ impl Link {
     }
 }
 
-async fn heartbeats(interval: Duration, outgoing: mpsc::Sender<WorkerMessage>) {
+async fn heartbeats(
+    interval: Duration,
+    outgoing: mpsc::Sender<WorkerMessage>,
+    mut usage: Option<usage::Latest>,
+) {
+    // A new session hears the latest measurement at once, and then each new one.
+    if let Some(usage) = &mut usage {
+        usage.mark_changed();
+    }
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let message = WorkerMessage { message: Some(worker_message::Message::Heartbeat(Heartbeat::default())) };
+        let news = usage.as_mut().filter(|usage| usage.has_changed().unwrap_or(false));
+        let usage = news.and_then(|usage| usage.borrow_and_update().as_ref().map(ToProto::to_proto));
+        let message = WorkerMessage {
+            message: Some(worker_message::Message::Heartbeat(Heartbeat { usage, ..Heartbeat::default() })),
+        };
         if outgoing.send(message).await.is_err() {
             return;
         }

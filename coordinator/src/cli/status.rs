@@ -11,6 +11,7 @@ use super::args::{StatusArgs, WorkersArgs};
 use super::client::{Coordinator, makes_no_sense};
 use super::error::CliError;
 use super::output::{print, print_json, say, span, table, utc};
+use super::usage;
 
 pub async fn status(args: StatusArgs) -> Result<(), CliError> {
     let mut coordinator = Coordinator::connect(&args.server.url).await?;
@@ -31,7 +32,7 @@ pub async fn workers(args: WorkersArgs) -> Result<(), CliError> {
         say("no worker has joined; start one with `mtinet-worker --coordinator URL --token-file FILE`");
     } else {
         let rows = workers.iter().flat_map(worker_rows);
-        print(table(&["Worker", "Name", "Status", "Last heard", "Slot", "Device", "Holds"], rows));
+        print(table(&["Worker", "Name", "Status", "Last heard", "Slot", "Device", "Usage", "Holds"], rows));
         for worker in workers.iter().filter(|worker| !worker.set_aside.is_empty()) {
             say(format_args!(
                 "{} ({}) is set aside: {}; `mtinet workers readmit {0}` gives it trials again",
@@ -230,16 +231,21 @@ fn worker_rows(worker: &WorkerState) -> Vec<Vec<String>> {
         status.push_str(", set aside");
     }
     let head = [worker.worker_id.clone(), worker.name.clone(), status, heard];
-    let row = |slot: [String; 3]| head.iter().cloned().chain(slot).collect();
+    let row = |slot: [String; 4]| head.iter().cloned().chain(slot).collect();
     if worker.slots.is_empty() {
-        return vec![row(["-".into(), "-".into(), "-".into()])];
+        return vec![row(["-".into(), "-".into(), String::new(), "-".into()])];
     }
     worker
         .slots
         .iter()
         .map(|slot| {
             let index = slot.slot.as_ref().map(|slot| slot.index.to_string()).unwrap_or_default();
-            row([index, device(slot), held(slot).unwrap_or_else(|| "free".to_owned())])
+            row([
+                index,
+                device(slot),
+                usage::words(worker, slot),
+                held(slot).unwrap_or_else(|| "free".to_owned()),
+            ])
         })
         .collect()
 }
@@ -258,6 +264,7 @@ fn worker_json(worker: &WorkerState) -> Value {
                 "trial": trial.map(|trial| &trial.key),
                 "attempt": attempt.map(|attempt| attempt.number),
                 "rank": attempt.map(|_| slot.rank),
+                "usage": usage::device_json(worker, slot),
             })
         })
         .collect();
@@ -268,11 +275,13 @@ fn worker_json(worker: &WorkerState) -> Value {
         "last_heard_ms_ago": worker.last_heard_ms_ago,
         "drained": worker.drained,
         "set_aside": (!worker.set_aside.is_empty()).then_some(&worker.set_aside),
+        "machine": usage::machine_json(worker),
         "slots": slots,
     })
 }
 
-fn device(slot: &SlotState) -> String {
+/// `cpu` or `cuda:0`.
+pub fn device(slot: &SlotState) -> String {
     match slot.slot.as_ref().and_then(|slot| slot.device.as_ref()) {
         Some(device) if device.kind() == Kind::Cuda => format!("cuda:{}", device.index),
         Some(device) if device.kind() == Kind::Cpu => "cpu".to_owned(),

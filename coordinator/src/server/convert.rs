@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mtinet_core::{Command, Fact, Hello, Report, RunningRank, Slot};
 use mtinet_domain::event::MetricRecord;
 use mtinet_domain::trial::RankAssignment;
-use mtinet_domain::{Rank, SlotIndex, StudyId};
+use mtinet_domain::{AttemptId, Rank, SlotIndex, StudyId};
 use mtinet_proto::v1::{self, coordinator_message, report};
 use mtinet_runtime::convert::{ConvertError, FromProto, RankExit, ToProto, optional, required, start_rank};
 
@@ -45,6 +45,11 @@ pub fn hello(hello: v1::Hello) -> Result<Hello, ConvertError> {
         slots: all("slots", hello.slots, slot)?,
         running: all("running", hello.running, running)?,
     })
+}
+
+/// Attempts that a heartbeat names; one that makes no sense is no sign of life.
+pub fn working(attempts: Vec<v1::Attempt>) -> Vec<AttemptId> {
+    attempts.into_iter().filter_map(|attempt| AttemptId::from_proto(attempt).ok()).collect()
 }
 
 /// Whether a report can have this number. The log counts in signed ones.

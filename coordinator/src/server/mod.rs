@@ -16,6 +16,7 @@ mod serve;
 mod services;
 mod store;
 mod sweep;
+mod usage;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ use super::options::ServerOptions;
 use super::services::{ClientService, WorkerService};
 use super::store::{self, Reader};
 use super::sweep;
+use super::usage::FleetUsage;
 
 /// Calls that are under way at the end have this long to finish.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -86,8 +87,9 @@ pub async fn serve_and_tell(
     let _stop_with_me = stop.clone().drop_guard();
     let Driver { handle, mut task } = driver::spawn(core, writer, fleet, artifacts.clone(), stop.clone());
     tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
-    let worker = WorkerService::new(handle.clone(), artifacts.clone(), &options);
-    let client = ClientService::new(handle, artifacts, reader);
+    let usage = FleetUsage::default();
+    let worker = WorkerService::new(handle.clone(), artifacts.clone(), usage.clone(), &options);
+    let client = ClientService::new(handle, artifacts, reader, usage);
     let (health, health_service) = tonic_health::server::health_reporter();
     let (worker, client) = (net::worker_server(worker), net::client_server(client));
     mark_serving(&health, &worker, &client).await;

@@ -13,6 +13,7 @@ pub mod model;
 pub mod spec;
 pub mod statistics;
 pub mod trial;
+pub mod usage;
 
 pub use ids::{AttemptId, AttemptNumber, Rank, SlotIndex, StudyId, TrialId, TrialKey, WorkerId};
 pub use model::Arm;

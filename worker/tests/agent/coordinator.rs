@@ -32,6 +32,8 @@ pub struct Ledger {
     /// Reports that came although they were recorded.
     pub repeated: usize,
     pub heartbeats: usize,
+    /// What heartbeats said of the machine.
+    pub usage: Vec<mtinet_proto::v1::MachineUsage>,
     pub artifacts: HashMap<String, Vec<u8>>,
     /// What it does not do.
     pub silent: bool,
@@ -99,8 +101,9 @@ impl Service {
                     ledger.hellos.push(hello);
                     coordinator_message::Message::Welcome(Welcome { last_seq: ledger.last_seq() })
                 }
-                Some(worker_message::Message::Heartbeat(_)) => {
+                Some(worker_message::Message::Heartbeat(heartbeat)) => {
                     ledger.heartbeats += 1;
+                    ledger.usage.extend(heartbeat.usage);
                     return;
                 }
                 Some(worker_message::Message::Report(report)) => {

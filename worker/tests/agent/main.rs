@@ -603,3 +603,22 @@ fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::proces
         .kill_on_drop(true);
     command
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_tell_how_the_machine_stands_now_and_then_and_in_each_session() {
+    let mut scene = Scene::start("finish");
+    let usage = scene.coordinator.until("a measurement", |ledger| ledger.usage.first().cloned()).await;
+    assert!(usage.cores > 0 && usage.devices.is_empty(), "no device but the machine itself: {usage:?}");
+    assert!(usage.memory_used_bytes.unwrap() <= usage.memory_total_bytes.unwrap());
+    scene.coordinator.change(|ledger| {
+        assert!(ledger.usage.len() <= ledger.heartbeats, "it travels with heartbeats");
+        ledger.usage.clear();
+    });
+    scene.coordinator.kill();
+    scene.coordinator.serve();
+    scene
+        .coordinator
+        .until("a measurement in the next session", |ledger| ledger.usage.first().cloned())
+        .await;
+    scene.end().await;
+}

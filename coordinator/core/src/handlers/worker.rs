@@ -10,7 +10,7 @@ use crate::effects::Effects;
 use crate::fact::{Hello, RunningRank};
 use crate::pool::{Held, Link, SlotState};
 use crate::state::Core;
-use crate::trial::Phase;
+use crate::trial::{Gang, Phase};
 
 impl Core {
     /// A worker opens a session: a new one, one that was away, one that was given up, or one that a former
@@ -74,6 +74,16 @@ impl Core {
             worker.deadline_ms = now_ms + lease_ms;
         }
         Effects::default()
+    }
+
+    /// A sign of life of an attempt, told with a worker's: a trainer that evaluates reports nothing for hours.
+    pub fn on_working(&mut self, now_ms: u64, worker: &WorkerId, attempt: AttemptId) {
+        let runs_there = |gang: &Gang| {
+            gang.live().any(|rank| rank.placement.worker == *worker && rank.phase == Phase::Started)
+        };
+        if self.gang(attempt).is_some_and(runs_there) {
+            self.heard_of(now_ms, attempt);
+        }
     }
 
     /// Time passes: ends leases and pauses. To be called a few times per lease.

@@ -3,7 +3,7 @@
 use mtinet_domain::event::Event;
 use mtinet_domain::fleet::FleetEvent;
 use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
-use mtinet_domain::{Rank, SlotIndex, TrialId, WorkerId};
+use mtinet_domain::{AttemptId, AttemptNumber, Rank, SlotIndex, TrialId, WorkerId};
 
 use super::env::{TestEnv, checkpoint, metrics, trial};
 use crate::{Command, Fact, Request, WaitReason};
@@ -253,6 +253,12 @@ fn an_attempt_without_a_word_is_ended() {
     let head = trial(study, "mti-net/0/0");
     env.rank_reports(head, 0, metrics(3));
     env.advance(7_199_000);
+    assert_eq!(env.core.trial(head).unwrap().attempts, 1);
+    // Its trainer works on something long; of another attempt that says nothing.
+    let (worker, attempt) = env.at(head, 0);
+    env.core.on_working(env.now, &worker, attempt);
+    env.advance(7_199_000);
+    env.core.on_working(env.now, &worker, AttemptId { number: AttemptNumber(7), ..attempt });
     assert_eq!(env.core.trial(head).unwrap().attempts, 1);
     env.advance(2000);
     let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };

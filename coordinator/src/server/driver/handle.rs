@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mtinet_core::{Core, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
-use mtinet_domain::{StudyId, StudySpec, WorkerId};
+use mtinet_domain::{AttemptId, StudyId, StudySpec, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::Status;
 
@@ -36,8 +36,13 @@ impl Handle {
         Ok(session)
     }
 
-    pub async fn heartbeat(&self, worker: WorkerId, session: SessionNumber) -> Result<(), Status> {
-        self.send(Input::Heartbeat { worker, session }).await
+    pub async fn heartbeat(
+        &self,
+        worker: WorkerId,
+        session: SessionNumber,
+        working: Vec<AttemptId>,
+    ) -> Result<(), Status> {
+        self.send(Input::Heartbeat { worker, session, working }).await
     }
 
     pub async fn report(

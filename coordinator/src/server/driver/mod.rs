@@ -9,7 +9,7 @@ mod sessions;
 
 use mtinet_core::{Core, Effects, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
-use mtinet_domain::{StudyId, StudySpec, WorkerId};
+use mtinet_domain::{AttemptId, StudyId, StudySpec, WorkerId};
 use mtinet_proto::v1::CoordinatorMessage;
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,8 +27,8 @@ type Look = Box<dyn FnOnce(&Core, u64) + Send>;
 enum Input {
     /// A worker opens a session.
     Hello { hello: Hello, session: SessionNumber, outbox: Outbox },
-    /// A sign of life.
-    Heartbeat { worker: WorkerId, session: SessionNumber },
+    /// A sign of life, of the worker and of attempts.
+    Heartbeat { worker: WorkerId, session: SessionNumber, working: Vec<AttemptId> },
     /// A rank did something.
     Report { worker: WorkerId, session: SessionNumber, report: Report },
     /// A report came that nobody here can read.

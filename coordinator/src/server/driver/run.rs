@@ -117,9 +117,10 @@ impl State {
                 let last_seq = self.core.last_seq(&worker);
                 round.afterwards.push(Afterwards::Welcome(worker, last_seq));
             }
-            Input::Heartbeat { worker, session } => {
+            Input::Heartbeat { worker, session, working } => {
                 if self.sessions.is_current(&worker, session) {
                     round.effects.extend(self.core.on_heartbeat(now_ms, &worker));
+                    working.into_iter().for_each(|attempt| self.core.on_working(now_ms, &worker, attempt));
                 }
             }
             Input::Report { worker, session, report } => {

@@ -21,6 +21,7 @@ use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::driver::Handle;
 use crate::server::store::Reader;
+use crate::server::usage::FleetUsage;
 
 /// Events that wait for a client at most.
 const EVENTS_AHEAD: usize = 256;
@@ -30,12 +31,13 @@ pub struct ClientService {
     driver: Handle,
     artifacts: Artifacts,
     log: Reader,
+    usage: FleetUsage,
 }
 
 impl ClientService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader) -> Self {
-        Self { driver, artifacts, log }
+    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, usage: FleetUsage) -> Self {
+        Self { driver, artifacts, log, usage }
     }
 
     /// A worker must find the weights that an arm starts from, whenever it asks.
@@ -237,8 +239,9 @@ impl Client for ClientService {
         &self,
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.driver.look(|core, now_ms| {
-            core.workers().map(|(id, worker)| views::worker(id, worker, now_ms)).collect()
+        let usage = self.usage.clone();
+        let workers = self.driver.look(move |core, now_ms| {
+            core.workers().map(|(id, worker)| views::worker(id, worker, usage.of(id), now_ms)).collect()
         });
         Ok(Response::new(ListWorkersResponse { workers: workers.await? }))
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mtinet_core::{Core, Link, Study, Trial, TrialState, Worker};
+use mtinet_domain::usage::MachineUsage;
 use mtinet_domain::{TrialId, TrialKey, WorkerId};
 use mtinet_proto::v1;
 use mtinet_runtime::convert::ToProto;
@@ -65,7 +66,13 @@ fn cut(mut words: String) -> String {
     words
 }
 
-pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {
+/// `usage` with its age in milliseconds.
+pub fn worker(
+    id: &WorkerId,
+    worker: &Worker,
+    usage: Option<(MachineUsage, u64)>,
+    now_ms: u64,
+) -> v1::WorkerState {
     let status = match worker.link {
         Link::Ready => "ready",
         Link::Away => "away",
@@ -84,5 +91,7 @@ pub fn worker(id: &WorkerId, worker: &Worker, now_ms: u64) -> v1::WorkerState {
         slots: slots.collect(),
         drained: worker.drained,
         set_aside: worker.set_aside.clone().unwrap_or_default(),
+        usage_ms_ago: usage.as_ref().map_or(0, |(_, ago_ms)| *ago_ms),
+        usage: usage.map(|(usage, _)| usage.to_proto()),
     }
 }

@@ -8,6 +8,7 @@ use mtinet_proto::v1::{
     Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
     PutArtifactRequest, WorkerMessage, worker_message,
 };
+use mtinet_runtime::convert::optional;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +19,7 @@ use crate::server::auth::Caller;
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
 use crate::server::options::ServerOptions;
+use crate::server::usage::FleetUsage;
 
 /// Messages that wait for a worker at most; one that lags further behind is cut.
 const OUTBOX: usize = 1024;
@@ -29,14 +31,15 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub struct WorkerService {
     driver: Handle,
     artifacts: Artifacts,
+    usage: FleetUsage,
     heartbeat_ms: u32,
     lease_ms: u64,
 }
 
 impl WorkerService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, options: &ServerOptions) -> Self {
-        Self { driver, artifacts, heartbeat_ms: options.heartbeat_ms, lease_ms: options.lease_ms }
+    pub fn new(driver: Handle, artifacts: Artifacts, usage: FleetUsage, options: &ServerOptions) -> Self {
+        Self { driver, artifacts, usage, heartbeat_ms: options.heartbeat_ms, lease_ms: options.lease_ms }
     }
 }
 
@@ -67,7 +70,13 @@ impl Worker for WorkerService {
         let worker = hello.worker.clone();
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let session = self.driver.open(hello, outbox.clone()).await?;
-        tokio::spawn(read(self.driver.clone(), messages, worker, session, outbox));
+        let (driver, usage) = (self.driver.clone(), self.usage.clone());
+        tokio::spawn(async move {
+            read(&driver, &usage, messages, &worker, session, outbox).await;
+            usage.forget(&worker, session);
+            // The driver may be gone first, at the end of the server.
+            let _ = driver.close(worker, session).await;
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -96,11 +105,12 @@ async fn first_message(messages: &mut Streaming<WorkerMessage>) -> Result<Hello,
     }
 }
 
-/// Passes a session's messages on until it ends, and says that it ended.
+/// Passes a session's messages on until it ends.
 async fn read(
-    driver: Handle,
+    driver: &Handle,
+    usage: &FleetUsage,
     mut messages: Streaming<WorkerMessage>,
-    worker: WorkerId,
+    worker: &WorkerId,
     session: SessionNumber,
     outbox: Outbox,
 ) {
@@ -109,7 +119,14 @@ async fn read(
     drop(outbox);
     while let Ok(Some(message)) = messages.message().await {
         let passed = match message.message {
-            Some(worker_message::Message::Heartbeat(_)) => driver.heartbeat(worker.clone(), session).await,
+            Some(worker_message::Message::Heartbeat(heartbeat)) => {
+                match optional("usage", heartbeat.usage) {
+                    Ok(Some(said)) => usage.tell(worker, session, said),
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%worker, %error, "the worker's usage makes no sense"),
+                }
+                driver.heartbeat(worker.clone(), session, convert::working(heartbeat.working)).await
+            }
             Some(worker_message::Message::Report(report)) => {
                 let seq = report.seq;
                 match convert::report(report) {
@@ -135,6 +152,4 @@ async fn read(
             break;
         }
     }
-    // The driver may be gone first, at the end of the server.
-    let _ = driver.close(worker, session).await;
 }

@@ -198,7 +198,11 @@ impl Agent {
             let mut interval = tokio::time::interval(Duration::from_millis(100));
             loop {
                 interval.tick().await;
-                if beats.send(message(worker_message::Message::Heartbeat(v1::Heartbeat::default()))).await.is_err() {
+                if beats
+                    .send(message(worker_message::Message::Heartbeat(v1::Heartbeat::default())))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -269,6 +273,13 @@ impl Agent {
     async fn send(&mut self, report: v1::Report) {
         let outgoing = &self.session.as_ref().unwrap().outgoing;
         within("the session", outgoing.send(message(worker_message::Message::Report(report)))).await.unwrap();
+    }
+
+    /// A heartbeat that says how the machine stands.
+    pub async fn say_usage(&mut self, usage: v1::MachineUsage) {
+        let outgoing = &self.session.as_ref().unwrap().outgoing;
+        let heartbeat = worker_message::Message::Heartbeat(v1::Heartbeat { usage: Some(usage) });
+        within("the session", outgoing.send(message(heartbeat))).await.unwrap();
     }
 
     /// The rank does all its work.

@@ -10,3 +10,4 @@ mod joining;
 mod lifecycle;
 mod refusals;
 mod requests;
+mod usage;

@@ -5,6 +5,7 @@
 mod ids;
 mod report;
 mod trial;
+mod usage;
 
 #[cfg(test)]
 mod tests;
