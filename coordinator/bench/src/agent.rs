@@ -22,8 +22,9 @@ use crate::subscriber::{Clock, SENT};
 /// Messages that wait for the connection.
 const OUTGOING: usize = 4096;
 
-/// Delay before the next try to connect.
-const RETRY: Duration = Duration::from_millis(20);
+/// Delays before the next try to connect: a real agent's grow from the first to the second, spread by chance.
+const RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
 /// What a fleet is made of and does.
 #[derive(Clone, Debug)]
@@ -214,14 +215,17 @@ impl Agent {
     }
 
     async fn run(mut self) {
+        let mut pause = RETRY;
         loop {
             let mut welcome = false;
             // It ends when the coordinator is away, which this bench brings about itself.
             let _ = self.session(&mut welcome).await;
             if welcome {
                 self.tally.sessions.fetch_sub(1, Relaxed);
+                pause = RETRY;
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>())).await;
+            pause = (2 * pause).min(LONGEST_RETRY);
         }
     }
 

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use mtinet_domain::event::Event;
 use mtinet_domain::spec::{DeviceChoice, Ranks};

@@ -279,13 +279,13 @@ impl World<'_> {
         let survives = self.chance.below(30) == 0;
         match self.agents[agent].processes.get_mut(&key) {
             None => {}
+            Some(process) if process.stuck => {}
             // As one that hangs in a driver.
-            Some(process) if survives || process.stuck => {
-                if !std::mem::replace(&mut process.stuck, true) {
-                    self.say(|| format!("   rank {} of {} survives its kill", key.1, key.0));
-                    let delay = self.chance.between(2000, 120_000);
-                    self.after(delay, Item::Gone(agent, key));
-                }
+            Some(process) if survives => {
+                process.stuck = true;
+                self.say(|| format!("   rank {} of {} survives its kill", key.1, key.0));
+                let delay = self.chance.between(2000, 120_000);
+                self.after(delay, Item::Gone(agent, key));
             }
             Some(_) => self.on_gone(agent, key),
         }

@@ -80,8 +80,8 @@ impl Artifacts {
         let dir = self.dir.display();
         // Where the system does not say, the disk does, in time.
         let Ok(disk) = statvfs(&*self.dir) else { return Ok(()) };
-        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
-        let reserve = RESERVE_BYTES.min(disk.blocks() as u64 * disk.fragment_size() as u64 / 50);
+        let free = disk.blocks_available() * disk.fragment_size();
+        let reserve = RESERVE_BYTES.min(disk.blocks() * disk.fragment_size() / 50);
         if free.saturating_sub(reserve) < bytes {
             tracing::warn!(%dir, free, bytes, "the disk is nearly full: refusing files until there is room");
             return Err(Status::unavailable(format!(

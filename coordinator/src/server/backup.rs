@@ -75,11 +75,11 @@ pub fn backup(data_dir: &Path, file: &Path, artifacts: Option<&Path>) -> Result<
 fn replayed(snapshot: &Path, data_dir: &Path, found: &mut Backup) -> Result<Core, ServerError> {
     let replay = store::replay_of(snapshot)?;
     let mut core = Core::new(CoreConfig::default());
-    for recorded in &replay.events {
+    for recorded in &replay {
         let applied = core.apply(recorded);
         applied.map_err(|source| ServerError::Replay { path: data_dir.to_owned(), source })?;
     }
-    found.events = replay.events.len();
+    found.events = replay.len();
     found.studies = core.studies().count();
     Ok(core)
 }

@@ -70,7 +70,7 @@ pub struct DatasetRef {
 }
 
 /// Everything a worker needs to start one rank of an attempt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RankAssignment {
     /// The execution that this rank belongs to.
     pub attempt: AttemptId,

@@ -83,10 +83,9 @@ fn two_trials_that_wait_for_another_worker_leave_this_one_to_those_behind_both()
     let second = on(&env, &bad)[0];
     env.rank_fails(second, 0, ProcessExit::NotStarted, "no room");
     assert_eq!(on(&env, &bad), [trial(study, "unet/1/0")]);
-    for waiting in [first, second] {
-        let reason = env.reason(waiting).unwrap();
-        assert!(matches!(reason, WaitReason::Elsewhere { free: 0, total: 1, .. }), "{reason:?}");
-    }
+    let reason = env.reason(first).unwrap();
+    assert!(matches!(reason, WaitReason::Elsewhere { free: 0, total: 1, .. }), "{reason:?}");
+    assert_eq!(env.reason(second), Some(WaitReason::Behind(first)));
 }
 
 #[test]

@@ -193,8 +193,9 @@ fn a_pause_that_a_wrong_clock_wrote_does_not_outlast_a_restart() {
     env.now = right;
     env.restart(true);
     env.connect(&a);
+    env.complete(trial(study, "unet/0/0"));
     env.advance(3_600_500);
-    assert_eq!(env.core.trial(head).unwrap().attempts, 2);
+    assert_eq!(env.core.trial(head).unwrap().attempts, 2, "{:?}", env.reason(head));
 }
 
 #[test]

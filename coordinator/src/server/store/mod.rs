@@ -11,9 +11,9 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use mtinet_domain::StudyId;
-use mtinet_domain::event::Event;
+use mtinet_domain::event::{Event, Recorded};
 
-pub use reader::{Reader, Replay};
+pub use reader::Reader;
 pub use writer::Writer;
 
 /// An event as it is stored and sent to clients.
@@ -132,7 +132,7 @@ pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// As [`Reader::replay`].
-pub fn replay_of(log: &Path) -> Result<Replay, StoreError> {
+pub fn replay_of(log: &Path) -> Result<Vec<Recorded>, StoreError> {
     schema::version(&read_only(log)?)?;
     Reader::open(log)?.replay()
 }

@@ -15,15 +15,6 @@ pub struct Reader {
     connection: Arc<Mutex<Connection>>,
 }
 
-/// What a restart reads back.
-#[derive(Debug, Default)]
-pub struct Replay {
-    /// All events but measurements, in the order over all studies in which they were recorded.
-    pub events: Vec<Recorded>,
-    /// The highest number among each worker's reports, measurements included.
-    pub report_seqs: Vec<(WorkerId, u64)>,
-}
-
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = super::read_only(path)?;
@@ -48,21 +39,20 @@ impl Reader {
         rows.collect::<Result<_, _>>().map_err(failed())
     }
 
-    /// Everything that a restart needs.
+    /// All events but measurements, in the order over all studies in which they were recorded.
     ///
     /// # Errors
-    /// A log that cannot be read, or an event that does not read back.
-    pub fn replay(&self) -> Result<Replay, StoreError> {
+    /// As [`Reader::replay_events`].
+    pub fn replay(&self) -> Result<Vec<Recorded>, StoreError> {
         let mut events = Vec::new();
         self.replay_events(|recorded| {
             events.push(recorded);
             Ok::<_, StoreError>(())
         })?;
-        Ok(Replay { events, report_seqs: self.report_seqs()? })
+        Ok(events)
     }
 
-    /// All events but measurements, one after the other, in the order over all studies in which they were recorded: a
-    /// log of a million need not be in memory at once.
+    /// As [`Reader::replay`], one after the other: a log of a million events need not be in memory at once.
     ///
     /// # Errors
     /// A log that cannot be read, an event that does not read back, and the first error of `apply`.

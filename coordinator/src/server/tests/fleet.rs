@@ -278,7 +278,10 @@ impl Agent {
     /// A heartbeat that says how the machine stands.
     pub async fn say_usage(&mut self, usage: v1::MachineUsage) {
         let outgoing = &self.session.as_ref().unwrap().outgoing;
-        let heartbeat = worker_message::Message::Heartbeat(v1::Heartbeat { usage: Some(usage) });
+        let heartbeat = worker_message::Message::Heartbeat(v1::Heartbeat {
+            usage: Some(usage),
+            ..v1::Heartbeat::default()
+        });
         within("the session", outgoing.send(message(heartbeat))).await.unwrap();
     }
 

@@ -52,7 +52,7 @@ fn the_log_of_the_first_schema_is_replayed() {
         let (_writer, reader) = store::open(&path).unwrap();
         let replay = reader.replay().unwrap();
         let mut core = Core::new(CoreConfig::default());
-        for recorded in &replay.events {
+        for recorded in &replay {
             core.apply(recorded).unwrap_or_else(|error| panic!("{opening}: {error}"));
         }
         core.on_restarted(0);
@@ -72,7 +72,7 @@ fn the_log_of_the_first_schema_is_replayed() {
         let running = core.study(StudyId(4)).unwrap().trials().next().unwrap().1;
         assert!(matches!(running.state, TrialState::Running { .. }), "{running:?}");
         assert_eq!(running.latest.as_ref().map(|checkpoint| checkpoint.step), Some(5));
-        assert_eq!(replay.report_seqs.iter().map(|(_, seq)| *seq).max(), Some(10));
+        assert_eq!(reader.report_seqs().unwrap().iter().map(|(_, seq)| *seq).max(), Some(10));
     }
 }
 

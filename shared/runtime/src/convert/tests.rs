@@ -95,7 +95,7 @@ proptest! {
         comes_back(&RankAssignment {
             attempt,
             study_name: "s".into(),
-            spec,
+            spec: spec.into(),
             dataset,
             rank: Rank(1),
             world_size: 2,
