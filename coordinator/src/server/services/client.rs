@@ -1,10 +1,8 @@
 //! `mtinet.v1.Client`: studies, events, workers and results for people's commands and dashboards.
 
-use std::sync::Arc;
-
 use mtinet_core::Request as Asked;
 use mtinet_domain::trial::DatasetRef;
-use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey};
+use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey, suggest};
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_server::Client;
 use mtinet_proto::v1::{
@@ -14,19 +12,17 @@ use mtinet_proto::v1::{
     SubmitStudyResponse,
 };
 use mtinet_runtime::convert::required;
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, receive_artifact, send_artifact, views};
+use super::events::Feed;
+use super::{check_version, log, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::driver::Handle;
-use crate::server::store::{Reader, StoredEvent};
-
-/// Events read from the log at once.
-const PAGE: usize = 1000;
+use crate::server::logs::Logs;
+use crate::server::store::Reader;
 
 /// Events that wait for a client at most.
 const EVENTS_AHEAD: usize = 256;
@@ -36,12 +32,13 @@ pub struct ClientService {
     driver: Handle,
     artifacts: Artifacts,
     log: Reader,
+    logs: Logs,
 }
 
 impl ClientService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader) -> Self {
-        Self { driver, artifacts, log }
+    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, logs: Logs) -> Self {
+        Self { driver, artifacts, log, logs }
     }
 
     /// A worker must find the weights that an arm starts from, whenever it asks.
@@ -67,6 +64,18 @@ impl ClientService {
         Ok(())
     }
 
+    /// A trial of a study, or of the newest study that has such a trial where `study` is 0.
+    async fn find_trial(&self, study: u64, trial: &str) -> Result<TrialId, Status> {
+        let key = trial_key(trial)?;
+        let found = self.driver.look(move |core, _| {
+            let has_it = |candidate: &&mtinet_core::Study| {
+                (study == 0 || candidate.id == StudyId(study)) && candidate.trial(key).is_some()
+            };
+            core.studies().rev().find(has_it).map(|study| TrialId { study: study.id, key })
+        });
+        found.await?.ok_or_else(|| no_trial(study, trial))
+    }
+
     async fn check_study(&self, study: StudyId) -> Result<(), Status> {
         let known = self.driver.look(move |core, _| core.study(study).is_some()).await?;
         if known { Ok(()) } else { Err(no_study(&study.to_string())) }
@@ -77,6 +86,7 @@ impl ClientService {
 impl Client for ClientService {
     type StreamEventsStream = ReceiverStream<Result<RecordedEvent, Status>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+    type StreamLogStream = ReceiverStream<Result<v1::LogChunk, Status>>;
 
     async fn get_server_info(
         &self,
@@ -123,11 +133,14 @@ impl Client for ClientService {
                 Which::Study(number) => core.study(StudyId(*number)),
                 Which::Name(name) => core.studies().rev().find(|study| study.spec.name == *name),
             };
-            let asked = || match &which {
-                Which::Study(number) => number.to_string(),
-                Which::Name(name) => format!("`{name}`"),
+            let unknown = || match &which {
+                Which::Study(number) => no_study(&number.to_string()),
+                Which::Name(name) => {
+                    let names = core.studies().map(|study| study.spec.name.as_str());
+                    no_study(&format!("`{name}`{}", suggest::did_you_mean(name, names)))
+                }
             };
-            study.map(|study| views::study(core, study)).ok_or_else(|| no_study(&asked()))
+            study.map(|study| views::study(core, study)).ok_or_else(unknown)
         });
         found.await?.map(Response::new)
     }
@@ -203,15 +216,9 @@ impl Client for ClientService {
         request: Request<v1::ExplainTrialRequest>,
     ) -> Result<Response<v1::ExplainTrialResponse>, Status> {
         let v1::ExplainTrialRequest { study, trial } = request.into_inner();
-        let key = trial_key(&trial)?;
-        let explained = self.driver.look(move |core, _| {
-            let has_it = |candidate: &&mtinet_core::Study| {
-                (study == 0 || candidate.id == StudyId(study)) && candidate.trial(key).is_some()
-            };
-            let id = TrialId { study: core.studies().rev().find(has_it)?.id, key };
-            Some((id, core.explain(id)?))
-        });
-        let (id, why) = explained.await?.ok_or_else(|| no_trial(study, &trial))?;
+        let id = self.find_trial(study, &trial).await?;
+        let explained = self.driver.look(move |core, _| core.explain(id)).await?;
+        let why = explained.ok_or_else(|| no_trial(study, &trial))?;
         Ok(Response::new(v1::ExplainTrialResponse {
             study: id.study.0,
             trial: id.key.to_string(),
@@ -239,6 +246,17 @@ impl Client for ClientService {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    async fn stream_log(
+        &self,
+        request: Request<v1::StreamLogRequest>,
+    ) -> Result<Response<Self::StreamLogStream>, Status> {
+        let request = request.into_inner();
+        let trial = request.trial.clone();
+        let v1::Trial { study, key } = trial.ok_or_else(|| Status::invalid_argument("name the trial"))?;
+        let id = self.find_trial(study, &key).await?;
+        log::show(&self.driver, &self.logs, id, &request).await.map(Response::new)
+    }
+
     async fn list_workers(
         &self,
         _: Request<ListWorkersRequest>,
@@ -261,116 +279,6 @@ impl Client for ClientService {
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
-    }
-}
-
-/// One client's view of a study's events: stored ones first, then live ones, each once and in order.
-struct Feed {
-    driver: Handle,
-    log: Reader,
-    study: StudyId,
-    /// Number of the last event that was sent.
-    last: u64,
-    events: mpsc::Sender<Result<RecordedEvent, Status>>,
-}
-
-/// The client hung up, or there is nothing more to say.
-struct Over;
-
-impl Feed {
-    async fn run(mut self, mut live: Option<broadcast::Receiver<Arc<Vec<StoredEvent>>>>) -> Result<(), Over> {
-        loop {
-            // Asked before reading: the log of a study that is over holds its last event.
-            let is_over = live.is_some() && self.is_over().await?;
-            self.send_stored().await?;
-            match &mut live {
-                Some(live) if !is_over => self.send_live(live).await?,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    async fn is_over(&self) -> Result<bool, Over> {
-        let study = self.study;
-        match self
-            .driver
-            .look(move |core, _| core.study(study).is_none_or(|study| study.outcome.is_some()))
-            .await
-        {
-            Ok(is_over) => Ok(is_over),
-            Err(status) => {
-                let _ = self.events.send(Err(status)).await;
-                Err(Over)
-            }
-        }
-    }
-
-    /// Sends what is stored, to the end of the log.
-    async fn send_stored(&mut self) -> Result<(), Over> {
-        loop {
-            let (log, study, last) = (self.log.clone(), self.study, self.last);
-            let page = tokio::task::spawn_blocking(move || log.events(study, last, PAGE)).await;
-            let page = match page {
-                Ok(Ok(page)) => page,
-                Ok(Err(error)) => return Err(self.break_off(error).await),
-                Err(error) => return Err(self.break_off(error).await),
-            };
-            let read = page.len();
-            for event in page {
-                self.send(event).await?;
-            }
-            if read < PAGE {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends live events until some are missing between them and what was sent (the log has those), or until the
-    /// study seems to be over.
-    async fn send_live(&mut self, live: &mut broadcast::Receiver<Arc<Vec<StoredEvent>>>) -> Result<(), Over> {
-        let study = self.study;
-        loop {
-            let batch = tokio::select! {
-                batch = live.recv() => batch,
-                () = self.events.closed() => return Err(Over),
-            };
-            let batch = match batch {
-                Ok(batch) => batch,
-                Err(RecvError::Lagged(_)) => return Ok(()),
-                Err(RecvError::Closed) => {
-                    let status =
-                        Status::unavailable("the coordinator is shutting down; ask again when it is back");
-                    let _ = self.events.send(Err(status)).await;
-                    return Err(Over);
-                }
-            };
-            for event in batch.iter().filter(|event| event.study == study) {
-                if event.seq <= self.last {
-                    continue;
-                }
-                if event.seq > self.last + 1 {
-                    return Ok(());
-                }
-                let is_last = event.is_last();
-                self.send(event.clone()).await?;
-                if is_last {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    async fn send(&mut self, event: StoredEvent) -> Result<(), Over> {
-        self.last = event.seq;
-        let StoredEvent { study, seq, time_ms, kind, json } = event;
-        let event = RecordedEvent { study: study.0, seq, time_ms, kind, json };
-        self.events.send(Ok(event)).await.map_err(|_| Over)
-    }
-
-    async fn break_off(&self, error: impl std::error::Error) -> Over {
-        tracing::error!(%error, study = %self.study, "could not read events");
-        let _ = self.events.send(Err(Status::internal("the event log could not be read"))).await;
-        Over
     }
 }
 

@@ -1,6 +1,8 @@
 //! The gRPC services: check what comes in, ask the driver, answer in words.
 
 mod client;
+mod events;
+mod log;
 mod views;
 mod worker;
 

@@ -6,17 +6,18 @@ use mtinet_domain::WorkerId;
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
     Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, WorkerMessage, worker_message,
+    PutArtifactRequest, PutLogRequest, PutLogResponse, WorkerMessage, worker_message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, receive_artifact, send_artifact};
+use super::{check_version, log, receive_artifact, send_artifact};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
+use crate::server::logs::Logs;
 use crate::server::options::ServerOptions;
 
 /// Messages that wait for a worker at most; one that lags further behind is cut.
@@ -29,14 +30,15 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub struct WorkerService {
     driver: Handle,
     artifacts: Artifacts,
+    logs: Logs,
     heartbeat_ms: u32,
     lease_ms: u64,
 }
 
 impl WorkerService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, options: &ServerOptions) -> Self {
-        Self { driver, artifacts, heartbeat_ms: options.heartbeat_ms, lease_ms: options.lease_ms }
+    pub fn new(driver: Handle, artifacts: Artifacts, logs: Logs, options: &ServerOptions) -> Self {
+        Self { driver, artifacts, logs, heartbeat_ms: options.heartbeat_ms, lease_ms: options.lease_ms }
     }
 }
 
@@ -83,6 +85,11 @@ impl Worker for WorkerService {
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
+    }
+
+    async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {
+        let caller = Caller::of(&request);
+        log::take_in(&self.driver, &self.logs, &caller, request.into_inner()).await.map(Response::new)
     }
 }
 

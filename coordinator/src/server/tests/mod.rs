@@ -8,5 +8,6 @@ mod fleet;
 mod frozen;
 mod joining;
 mod lifecycle;
+mod logs;
 mod refusals;
 mod requests;
