@@ -21,7 +21,7 @@ use crate::prepare::{Prepared, prepare};
 use crate::process::{Trainer, exit_of, exit_words};
 use crate::rank_log::RankLog;
 use crate::session::RankKey;
-use crate::uploads::Uploader;
+use crate::uploads::{Job as UploadJob, Uploader};
 
 /// How long a trainer may live on after it closed its socket.
 const LINGER: Duration = Duration::from_secs(10);
@@ -123,22 +123,10 @@ impl RankTask {
         let mut copying = tokio::spawn(self.copy_of(&log, begins).run(written.clone()));
         let (uploads, jobs) = mpsc::unbounded_channel();
         let (uplink, client, cache) = (shared.uplink.clone(), shared.client.clone(), shared.cache.clone());
-        let uploader = Uploader { key, uplink: uplink.clone(), client, cache, dir: dir.path().to_owned() };
+        let uploader = Uploader { key, uplink, client, cache, dir: dir.path().to_owned() };
         let mut uploading = spawn(uploader.run(jobs));
         let gone = CancellationToken::new();
-        let conversation = Conversation {
-            key,
-            uplink,
-            log: log.clone(),
-            uploads,
-            start,
-            to_trainer: messages,
-            hello_timeout: shared.options.timings.hello,
-            metrics_interval: shared.options.timings.metrics,
-            // Of a gang one that waits names the rank that did not arrive; only where none can does this end it.
-            silence: shared.options.timings.hang * if self.assignment.world_size > 1 { 2 } else { 1 },
-            gone: gone.clone(),
-        };
+        let conversation = self.conversation(start, log.clone(), uploads, messages, gone.clone());
         let mut talking = spawn(conversation.run(listener));
 
         let mut ending = Ending::default();
@@ -165,6 +153,30 @@ impl RankTask {
         // With the report of the end they may be read at once; that of a coordinator that is away waits anyway.
         let _ = tokio::time::timeout(LAST_LINES, &mut copying).await;
         exit
+    }
+
+    fn conversation(
+        &self,
+        start: TrainerStart,
+        log: RankLog,
+        uploads: mpsc::UnboundedSender<UploadJob>,
+        to_trainer: mpsc::UnboundedReceiver<ToTrainer>,
+        gone: CancellationToken,
+    ) -> Conversation {
+        let timings = self.shared.options.timings;
+        Conversation {
+            key: (self.assignment.attempt, self.assignment.rank),
+            uplink: self.shared.uplink.clone(),
+            log,
+            uploads,
+            start,
+            to_trainer,
+            hello_timeout: timings.hello,
+            metrics_interval: timings.metrics,
+            // Of a gang one that waits names the rank that did not arrive; only where none can does this end it.
+            silence: timings.hang * if self.assignment.world_size > 1 { 2 } else { 1 },
+            gone,
+        }
     }
 
     /// What the log begins with.

@@ -475,7 +475,7 @@ pub struct LogsArgs {
     /// Which execution of the trial, from 1; by default the newest.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub attempt: Option<u32>,
-    /// Only this rank, from 0; by default all, each line with its rank before it.
+    /// Only this rank, from 0; by default all, each line of several with its rank before it.
     #[arg(long, value_name = "N")]
     pub rank: Option<u32>,
     /// Print one JSON document.

@@ -37,10 +37,11 @@ async fn show(coordinator: &mut Coordinator, args: &LogsArgs) -> Result<(), CliE
         .await?;
     let mut lines = LogLines::default();
     let mut document = Document::default();
-    let mut printer = Printer { one_rank: args.rank.is_some(), ..Printer::default() };
+    let mut printer = Printer::default();
     let mut any = false;
     while let Some(chunk) = chunks.message().await? {
         any = true;
+        printer.with_rank = args.rank.is_none() && chunk.ranks > 1;
         if args.json {
             document.add(&chunk, lines.push(&chunk));
         } else {
@@ -118,10 +119,10 @@ fn plain(bytes: &[u8]) -> String {
     text.trim_end_matches('\r').chars().filter(|c| *c == '\t' || !c.is_control()).collect()
 }
 
-/// Prints lines, with the rank before them once there is more than one.
+/// Prints lines, with the rank before them where there is more than one.
 #[derive(Debug, Default)]
 struct Printer {
-    one_rank: bool,
+    with_rank: bool,
     attempt: u32,
 }
 
@@ -131,10 +132,10 @@ impl Printer {
             self.attempt = line.attempt;
             say(format_args!("attempt {}:", line.attempt));
         }
-        if self.one_rank {
-            print(&line.text);
-        } else {
+        if self.with_rank {
             print(format_args!("{} | {}", line.rank, line.text));
+        } else {
+            print(&line.text);
         }
     }
 }
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     fn chunk(rank: u32, offset: u64, data: &str) -> LogChunk {
-        LogChunk { study: 1, attempt: 1, rank, offset, data: data.as_bytes().to_vec() }
+        LogChunk { study: 1, attempt: 1, rank, offset, data: data.as_bytes().to_vec(), ranks: 2 }
     }
 
     fn texts(lines: &[LogLine]) -> Vec<&str> {

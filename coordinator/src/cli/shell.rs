@@ -78,4 +78,28 @@ mod tests {
     fn the_arguments_fit_together() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn what_shows_something_shows_it_to_programs_too() {
+        let mut cli = Cli::command();
+        cli.build();
+        for path in [
+            "status",
+            "workers",
+            "logs",
+            "explain",
+            "study list",
+            "study show",
+            "token list",
+            "data check",
+            "coordinator backup",
+        ] {
+            let command =
+                path.split(' ').try_fold(&cli, |command, name| command.find_subcommand(name)).unwrap();
+            assert!(
+                command.get_arguments().any(|argument| argument.get_id() == "json"),
+                "{path} has no --json"
+            );
+        }
+    }
 }

@@ -144,14 +144,20 @@ impl Logs {
     /// A file that cannot be read.
     pub fn read(&self, attempt: AttemptId, rank: Rank, from: u64) -> io::Result<Option<Piece>> {
         let segments = self.segments(attempt, rank)?;
-        let Some(segment) = segments.iter().find(|segment| segment.end() > from) else { return Ok(None) };
-        let offset = from.max(segment.start);
-        let length = (segment.end() - offset).min(CHUNK_BYTES as u64);
-        let mut file = File::open(&segment.path)?;
-        file.seek(SeekFrom::Start(offset - segment.start))?;
-        let mut data = Vec::new();
-        file.take(length).read_to_end(&mut data)?;
-        Ok((!data.is_empty()).then_some(Piece { offset, data }))
+        for segment in segments.iter().filter(|segment| segment.end() > from) {
+            let mut file = match File::open(&segment.path) {
+                // It has just made room for a newer one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            let offset = from.max(segment.start);
+            let length = (segment.end() - offset).min(CHUNK_BYTES as u64);
+            file.seek(SeekFrom::Start(offset - segment.start))?;
+            let mut data = Vec::new();
+            file.take(length).read_to_end(&mut data)?;
+            return Ok((!data.is_empty()).then_some(Piece { offset, data }));
+        }
+        Ok(None)
     }
 
     /// Where the last `bytes` bytes of a rank's log begin, at the start of a line.

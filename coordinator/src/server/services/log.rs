@@ -31,8 +31,8 @@ pub async fn take_in(
     caller: &Caller,
     request: PutLogRequest,
 ) -> Result<PutLogResponse, Status> {
-    caller.may_speak_for(&request.worker_id)?;
     let worker: WorkerId = required("worker_id", Some(request.worker_id))?;
+    caller.may_speak_for(&worker.0)?;
     let attempt: AttemptId = required("attempt", request.attempt)?;
     let rank = Rank(request.rank);
     if request.data.len() > CHUNK_BYTES {
@@ -73,6 +73,7 @@ pub async fn show(
         fixed: (request.attempt > 0).then_some(AttemptNumber(request.attempt)),
         rank: request.rank.map(Rank),
         tail_bytes: request.tail_bytes,
+        ranks: 0,
         sent: BTreeMap::new(),
         chunks,
     };
@@ -112,6 +113,8 @@ struct Feed {
     /// The one rank that is asked for.
     rank: Option<Rank>,
     tail_bytes: u64,
+    /// How many ranks the attempt has that is read, where it still runs.
+    ranks: u32,
     /// Where each rank's next byte is.
     sent: BTreeMap<(AttemptNumber, Rank), u64>,
     chunks: mpsc::Sender<Result<LogChunk, Status>>,
@@ -135,7 +138,7 @@ impl Feed {
         loop {
             appended.borrow_and_update();
             // Asked before reading: what is over has said everything.
-            let is_over = self.is_over().await?;
+            let is_over = self.look(current).await?;
             if let Some(number) = current {
                 self.send_new(number).await?;
             }
@@ -165,23 +168,28 @@ impl Feed {
         }
     }
 
-    /// Whether nothing of what is followed runs any more or will.
-    async fn is_over(&self) -> Result<bool, Status> {
+    /// Whether nothing of what is followed runs any more or will; and how many ranks the current attempt has.
+    async fn look(&mut self, current: Option<AttemptNumber>) -> Result<bool, Status> {
         let (id, fixed) = (self.trial, self.fixed);
-        let over = move |core: &Core| {
-            let Some(trial) = core.trial(id) else { return true };
+        let look = move |core: &Core| {
+            let Some(trial) = core.trial(id) else { return (true, 0) };
             let went_by = |number: AttemptNumber| {
                 trial.attempts >= number.0 && trial.gang().is_none_or(|gang| gang.attempt != number)
             };
-            trial.status().is_final() || fixed.is_some_and(went_by)
+            let gang = trial.gang().filter(|gang| Some(gang.attempt) == current);
+            let is_over = trial.status().is_final() || fixed.is_some_and(went_by);
+            (is_over, gang.map_or(0, |gang| gang.ranks.len()))
         };
-        self.driver.look(move |core, _| over(core)).await
+        let (is_over, ranks) = self.driver.look(move |core, _| look(core)).await?;
+        self.ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
+        Ok(is_over)
     }
 
     async fn send_new(&mut self, number: AttemptNumber) -> Result<(), Over> {
         let attempt = AttemptId { trial: self.trial, number };
         let logs = self.logs.clone();
         let ranks = blocking(move || logs.ranks(attempt)).await?;
+        let count = self.ranks.max(u32::try_from(ranks.len()).unwrap_or(u32::MAX));
         let wanted = self.rank;
         for rank in ranks.into_iter().filter(|rank| wanted.is_none_or(|wanted| wanted == *rank)) {
             let (logs, tail) = (self.logs.clone(), self.tail_bytes);
@@ -200,6 +208,7 @@ impl Feed {
                     rank: rank.0,
                     offset: piece.offset,
                     data: piece.data,
+                    ranks: count,
                 };
                 self.chunks.send(Ok(chunk)).await.map_err(|_| Over::HungUp)?;
             }
