@@ -16,7 +16,9 @@ help:
 	@echo "make test        all tests"
 	@echo "make build       the programs, in target/release"
 	@echo "make install     the programs and libtorch, in PREFIX/bin and PREFIX/lib (PREFIX=$$HOME/.local)"
+	@echo "make dist        a release of them: target/dist/mtinet-VERSION-x86_64-linux.tar.gz"
 	@echo "make lint        formatting and clippy"
+	@echo "make check-deploy  units, images, manifests, scripts and licences, without the systems that they are for"
 	@echo "make build CUDA=1, make install CUDA=1: the same for machines with NVIDIA GPUs"
 	@echo "make check-cuda  builds and links the CUDA variant; needs no GPU"
 	@echo "make simulate    ten thousand simulated fleets with faults around the scheduler"
@@ -58,6 +60,15 @@ bench-coordinator:
 PREFIX ?= $(HOME)/.local
 install: build
 	deploy/install $(PREFIX)
+
+# A release that runs on a machine with nothing but the system, and its checksum.
+.PHONY: dist check-deploy
+dist: build
+	deploy/dist
+
+check-deploy:
+	deploy/check
+	deploy/licences --check
 
 clean:
 	rm -rf target .libtorch runs/demo

@@ -105,6 +105,70 @@ fn an_absent_coordinator_is_3() {
     assert_eq!(code(&nonsense), 2);
 }
 
+/// A coordinator of another release: it refuses every call as ours refuses another version.
+#[derive(Clone)]
+struct OtherRelease;
+
+impl tonic::server::NamedService for OtherRelease {
+    const NAME: &'static str = "mtinet.v1.Client";
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for OtherRelease {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<tonic::body::Body>) -> Self::Future {
+        let words =
+            "you speak protocol version 1, this coordinator 2; use the same release of mtinet on both sides";
+        std::future::ready(Ok(tonic::Status::failed_precondition(words).into_http()))
+    }
+}
+
+#[test]
+fn a_coordinator_of_another_release_is_3() {
+    let here = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    runtime
+        .spawn(tonic::transport::Server::builder().add_service(OtherRelease).serve_with_incoming(incoming));
+    for arguments in [&["status"][..], &["study", "list"], &["logs", "mti-net/0/0"]] {
+        let output = mtinet(here.path(), &[arguments, &["--coordinator", &url]].concat());
+        let said = errors(&output);
+        assert_eq!(code(&output), 3, "{arguments:?}: {said}");
+        assert!(said.contains("protocol version 1") && said.contains("the same release"), "{said}");
+        assert_eq!(answer(&output), "");
+    }
+}
+
+#[test]
+fn shells_and_man_are_served_without_a_coordinator() {
+    let here = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = mtinet(here.path(), &["completions", shell]);
+        assert_eq!((code(&output), errors(&output).as_str()), (0, ""));
+        assert!(answer(&output).contains("readmit"), "{shell}");
+    }
+    // What bash is given, bash understands.
+    std::fs::write(here.path().join("mtinet.bash"), answer(&mtinet(here.path(), &["completions", "bash"])))
+        .unwrap();
+    let sourced = ["-c", "source mtinet.bash && complete -p mtinet"];
+    assert!(Command::new("bash").args(sourced).current_dir(here.path()).status().unwrap().success());
+    let man = mtinet(here.path(), &["man", "man1"]);
+    assert_eq!((code(&man), answer(&man).as_str()), (0, "man1\n"), "{}", errors(&man));
+    let page = std::fs::read_to_string(here.path().join("man1/mtinet-logs.1")).unwrap();
+    assert!(page.contains("follow") && here.path().join("man1/mtinet-study-submit.1").exists());
+    assert_eq!(code(&mtinet(here.path(), &["completions", "cmd.exe"])), 2);
+    let both = mtinet(here.path(), &["logs", "mti-net/0/0", "--follow", "--json"]);
+    assert_eq!(code(&both), 2, "one document has an end: {}", errors(&both));
+}
+
 #[test]
 fn what_is_no_data_set_is_4() {
     let here = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod clock;
 pub mod cluster;
 pub mod disk;
+pub mod guide;
 pub mod hosts;
 pub mod memory;
 pub mod processes;

@@ -15,6 +15,7 @@ use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::Frames;
+use crate::rank_log::RankLog;
 use crate::session::RankKey;
 use crate::uplink::Uplink;
 use crate::uploads::Job;
@@ -31,6 +32,8 @@ pub struct Conversation {
     pub key: RankKey,
     /// Where the trainer's facts go.
     pub uplink: Uplink,
+    /// Where measurements are noted for people.
+    pub log: RankLog,
     /// Where its files go.
     pub uploads: mpsc::UnboundedSender<Job>,
     /// What it is told first.
@@ -170,6 +173,7 @@ impl Conversation {
                     due = Instant::now() + self.metrics_interval;
                 }
                 said.at_step(record.step);
+                self.log.measured(&record);
                 batch.push(record);
                 if batch.len() >= BATCH_RECORDS {
                     self.flush(&mut batch).await;

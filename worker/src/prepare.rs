@@ -1,7 +1,6 @@
 //! What a rank needs before its trainer starts: the data set, the checkpoint or weights to go on from, and its own
 //! directories.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mtinet_domain::trial::{ArtifactRef, CheckpointRef, Device, RankAssignment};
@@ -12,6 +11,7 @@ use mtinet_runtime::convert::ToProto;
 use crate::agent::Shared;
 use crate::dataset;
 use crate::link::{chain, delays};
+use crate::rank_log::RankLog;
 
 /// Downloads of a file that arrive damaged before it is given up.
 const DAMAGED_TRIES: usize = 3;
@@ -24,7 +24,7 @@ pub struct Prepared {
     /// Its directory, empty but for the checkpoints.
     pub dir: RankDir,
     /// Its log.
-    pub log: PathBuf,
+    pub log: RankLog,
 }
 
 /// A rank's own directory, which goes with it: what is worth keeping is stored by then, or in the cache.
@@ -94,7 +94,7 @@ pub async fn prepare(
 }
 
 /// The rank's own directory, new and empty, and its log beside it.
-fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<(RankDir, PathBuf)> {
+fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<(RankDir, RankLog)> {
     let trial = assignment.attempt.trial;
     let key = trial.key;
     let attempt = work_dir
@@ -108,7 +108,8 @@ fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<
         _ => std::fs::create_dir_all(&dir)?,
     }
     std::fs::create_dir_all(work_dir.join("cache/slices"))?;
-    Ok((RankDir(dir), attempt.join(format!("rank{}.log", assignment.rank))))
+    let log = attempt.join(format!("rank{}.log", assignment.rank));
+    Ok((RankDir(dir), RankLog::new(log)))
 }
 
 /// A name as one plain path component.
@@ -132,7 +133,7 @@ impl<'a> Resume<'a> {
         shared: &Shared,
         assignment: &'a RankAssignment,
         dir: &Path,
-        log: &Path,
+        log: &RankLog,
     ) -> Result<Self, String> {
         let Some(resume) = &assignment.resume else { return Ok(Self::default()) };
         let fallback = assignment.fallback.as_ref();
@@ -156,7 +157,7 @@ impl<'a> Resume<'a> {
                     resume.step
                 );
                 tracing::warn!("{line}");
-                note(log, &line);
+                log.note(&line);
                 Ok(Self { resume: fallback, resume_path: Some(path), fallback: None, fallback_path: None })
             }
             (Err(error), None) => Err(format!(
@@ -219,18 +220,6 @@ async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<P
         tokio::time::sleep(delay).await;
     }
     Err("gave up fetching".to_owned())
-}
-
-/// Writes a line of the agent's into a rank's log, where its reader looks.
-fn note(log: &Path, line: &str) {
-    let written = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .and_then(|mut file| writeln!(file, "mtinet-worker: {line}"));
-    if let Err(error) = written {
-        tracing::warn!(%error, log = %log.display(), "could not write the log");
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One trainer process: how it is started, how it is ended, and what its end looks like in words.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -12,10 +12,6 @@ use tokio::process::{Child, Command};
 
 /// Variables that no trainer needs and no log may show.
 const SECRET_PREFIX: &str = "MTINET_TOKEN";
-
-/// Lines of a log that a message repeats, and how far back they are looked for.
-const TAIL_LINES: usize = 20;
-const TAIL_BYTES: u64 = 8 << 10;
 
 /// A running trainer, the leader of its own process group. Dropping it kills it.
 #[derive(Debug)]
@@ -108,21 +104,6 @@ pub fn exit_words(exit: ProcessExit, memory_ran_out: Option<bool>) -> String {
     format!("killed by signal {number} ({name}){memory}")
 }
 
-/// The last lines of a log, at most a few kilobytes; empty where there is none.
-pub fn log_tail(log: &Path) -> String {
-    let read = || -> io::Result<String> {
-        let mut file = std::fs::File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n").trim().to_owned()
-}
-
 /// Kills for lack of memory that this process's control group counts; none where that cannot be read.
 fn out_of_memory_kills() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -170,15 +151,5 @@ mod tests {
         assert_eq!(names, ["/sys/fs/cgroup/memory/a/b/memory.oom_control", "/sys/fs/cgroup/c/memory.events"]);
         assert_eq!(oom_kills_in("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
         assert_eq!(oom_kills_in("low 0\noom 4\noom_kill 2\noom_group_kill 0\n"), Some(2));
-    }
-
-    #[test]
-    fn only_the_end_of_a_log_is_repeated() {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let lines: Vec<String> = (0..5000).map(|line| format!("line {line}")).collect();
-        std::fs::write(log.path(), lines.join("\n")).unwrap();
-        let tail = log_tail(log.path());
-        assert!(tail.starts_with("line 4980\n") && tail.ends_with("line 4999"), "{tail}");
-        assert_eq!(log_tail(Path::new("/nowhere")), "");
     }
 }

@@ -1,13 +1,14 @@
 //! One rank from its assignment to its end: prepares, starts the trainer, watches it, sees its files stored.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_domain::Rank;
 use mtinet_domain::trial::{Device, ProcessExit, RankAssignment};
 use mtinet_proto::v1::report::Fact;
-use mtinet_proto::v1::{RankStarted, RendezvousReady, StartRank, ToTrainer, TrainerStop, to_trainer};
+use mtinet_proto::v1::{
+    RankStarted, RendezvousReady, StartRank, ToTrainer, TrainerStart, TrainerStop, to_trainer,
+};
 use mtinet_runtime::convert::RankExit;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -16,13 +17,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Shared;
 use crate::conversation::{Conversation, Said};
+use crate::log_copy::LogCopy;
 use crate::prepare::{Prepared, prepare};
-use crate::process::{Trainer, exit_of, exit_words, log_tail};
+use crate::process::{Trainer, exit_of, exit_words};
+use crate::rank_log::RankLog;
 use crate::session::RankKey;
-use crate::uploads::Uploader;
+use crate::uploads::{Job as UploadJob, Uploader};
 
 /// How long a trainer may live on after it closed its socket.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// How long the report of an end waits for the last lines of the log to be copied; they are copied later otherwise.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What the agent tells a rank.
 #[derive(Debug)]
@@ -103,30 +109,25 @@ impl RankTask {
             }
         };
         let program = &shared.options.trainer;
-        let mut trainer = match Trainer::spawn(program, &socket, &log, shared.options.threads) {
+        let begins = log.length();
+        log.progress(&self.introduction(&start));
+        let mut trainer = match Trainer::spawn(program, &socket, log.path(), shared.options.threads) {
             Ok(trainer) => trainer,
             Err(error) => return not_started(format!("could not start {}: {error}", program.display())),
         };
-        tracing::info!(pid = trainer.pid(), log = %log.display(), "trainer started");
+        tracing::info!(pid = trainer.pid(), log = %log.path().display(), "trainer started");
         shared.uplink.report(key, Fact::Started(RankStarted { pid: trainer.pid() })).await;
 
+        let written = CancellationToken::new();
+        // The copy ends when this is over, however it ends.
+        let _written = written.clone().drop_guard();
+        let mut copying = tokio::spawn(self.copy_of(&log, begins).run(written.clone()));
         let (uploads, jobs) = mpsc::unbounded_channel();
         let (uplink, client, cache) = (shared.uplink.clone(), shared.client.clone(), shared.cache.clone());
-        let uploader = Uploader { key, uplink: uplink.clone(), client, cache, dir: dir.path().to_owned() };
+        let uploader = Uploader { key, uplink, client, cache, dir: dir.path().to_owned() };
         let mut uploading = spawn(uploader.run(jobs));
         let gone = CancellationToken::new();
-        let conversation = Conversation {
-            key,
-            uplink,
-            uploads,
-            start,
-            to_trainer: messages,
-            hello_timeout: shared.options.timings.hello,
-            metrics_interval: shared.options.timings.metrics,
-            // Of a gang one that waits names the rank that did not arrive; only where none can does this end it.
-            silence: shared.options.timings.hang * if self.assignment.world_size > 1 { 2 } else { 1 },
-            gone: gone.clone(),
-        };
+        let conversation = self.conversation(start, log.clone(), uploads, messages, gone.clone());
         let mut talking = spawn(conversation.run(listener));
 
         let mut ending = Ending::default();
@@ -145,7 +146,61 @@ impl RankTask {
             Ok(status) => exit_of(status),
             Err(error) => return not_started(format!("could not wait for the trainer: {error}")),
         };
-        describe(exit, said, &ending, unstored, trainer.memory_ran_out(), &log)
+        let exit = describe(exit, said, &ending, unstored, trainer.memory_ran_out(), &log);
+        let how =
+            if exit.finished { "has done all its work".to_owned() } else { format!("ended: {}", exit.exit) };
+        log.progress(&format!("the trainer {how}"));
+        written.cancel();
+        // With the report of the end they may be read at once; that of a coordinator that is away waits anyway.
+        let _ = tokio::time::timeout(LAST_LINES, &mut copying).await;
+        exit
+    }
+
+    fn conversation(
+        &self,
+        start: TrainerStart,
+        log: RankLog,
+        uploads: mpsc::UnboundedSender<UploadJob>,
+        to_trainer: mpsc::UnboundedReceiver<ToTrainer>,
+        gone: CancellationToken,
+    ) -> Conversation {
+        let timings = self.shared.options.timings;
+        Conversation {
+            key: (self.assignment.attempt, self.assignment.rank),
+            uplink: self.shared.uplink.clone(),
+            log,
+            uploads,
+            start,
+            to_trainer,
+            hello_timeout: timings.hello,
+            metrics_interval: timings.metrics,
+            // Of a gang one that waits names the rank that did not arrive; only where none can does this end it.
+            silence: timings.hang * if self.assignment.world_size > 1 { 2 } else { 1 },
+            gone,
+        }
+    }
+
+    /// What the log begins with.
+    fn introduction(&self, start: &TrainerStart) -> String {
+        let assignment = &self.assignment;
+        let from = match start.assignment.as_ref().and_then(|start| start.resume.as_ref()) {
+            Some(checkpoint) => format!("goes on from the checkpoint after step {}", checkpoint.step),
+            None => "starts from the beginning".to_owned(),
+        };
+        format!(
+            "{} rank {} of {} on {} of {}: {from}",
+            assignment.attempt, assignment.rank, assignment.world_size, self.device, self.shared.options.name
+        )
+    }
+
+    fn copy_of(&self, log: &RankLog, begins: u64) -> LogCopy {
+        LogCopy {
+            key: (self.assignment.attempt, self.assignment.rank),
+            uplink: self.shared.uplink.clone(),
+            client: self.shared.client.clone(),
+            path: log.path().to_owned(),
+            begins,
+        }
     }
 
     /// Waits for the process's end while passing on what the agent says.
@@ -261,10 +316,10 @@ fn describe(
     ending: &Ending,
     unstored: Option<String>,
     memory_ran_out: Option<bool>,
-    log: &Path,
+    log: &RankLog,
 ) -> RankExit {
     let finished = said.finished && unstored.is_none() && exit == ProcessExit::Code(0);
-    let with_log = |text: String| match log_tail(log) {
+    let with_log = |text: String| match log.tail() {
         tail if tail.is_empty() => text,
         tail => format!("{text}; its log ends:\n{tail}"),
     };
@@ -323,8 +378,8 @@ mod tests {
         let end = |stop: Option<&str>| {
             let ending = Ending { stop: stop.map(str::to_owned), ..Ending::default() };
             let said = Said { failed: Some("connection closed".to_owned()), ..Said::default() };
-            let log = Path::new("/nowhere");
-            describe(ProcessExit::Code(1), said, &ending, None, None, log)
+            let log = RankLog::new("/nowhere".into());
+            describe(ProcessExit::Code(1), said, &ending, None, None, &log)
         };
         let (own, stopped) = (end(None), end(Some("a peer failed")));
         assert_eq!((own.message.as_str(), own.stopped), ("connection closed", false));

@@ -89,6 +89,8 @@ pub struct WorkerSettings {
     pub exit_when_idle: bool,
     /// Time without progress after which a trainer is taken to hang.
     pub hang_timeout: Seconds,
+    /// Time for trainers to save when the agent is told to end.
+    pub stop_grace: Seconds,
     /// Bound of the local checkpoint cache, in GB.
     pub artifact_cache_gb: u64,
 }
@@ -158,7 +160,11 @@ impl WorkerSettings {
             trainer,
             exit_when_idle: self.exit_when_idle,
             artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),
-            timings: Timings { hang: self.hang_timeout.as_duration(), ..Timings::default() },
+            timings: Timings {
+                hang: self.hang_timeout.as_duration(),
+                stop_grace: self.stop_grace.as_duration(),
+                ..Timings::default()
+            },
         })
     }
 }
@@ -207,6 +213,7 @@ mod tests {
         assert!(settings.worker.exit_when_idle);
         assert_eq!(settings.worker.advertise, "127.0.0.1");
         assert_eq!(settings.worker.hang_timeout.as_duration(), Timings::default().hang);
+        assert_eq!(settings.worker.stop_grace.as_duration(), Timings::default().stop_grace);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mtinet_domain::TrialKey;
 
+use super::shell::{CompletionsArgs, ManArgs};
+
 /// Runs multi-task liver tumour studies on one machine or many, and turns the results into tables.
 #[derive(Debug, Parser)]
 #[command(name = "mtinet", version, disable_help_subcommand = true, arg_required_else_help = true)]
@@ -37,6 +39,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Write the trained weights of a finished trial to a file.
     Export(ExportArgs),
+    /// Show what the trainers of a trial wrote.
+    Logs(LogsArgs),
     /// Say why a trial waits, or how it stands.
     Explain(ExplainArgs),
     /// Have what runs on a worker save and go on elsewhere, and give the worker nothing new.
@@ -48,6 +52,10 @@ pub enum Command {
     /// Make, list and revoke the tokens that workers and people join with.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print what a shell needs to complete the commands, for example into ~/.local/share/bash-completion/completions/mtinet.
+    Completions(CompletionsArgs),
+    /// Write the manual pages of all commands; `make install` does.
+    Man(ManArgs),
 }
 
 /// Where the coordinator is.
@@ -449,6 +457,33 @@ pub struct ExplainArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The trial.
+    #[arg(value_name = "ARM/FOLD/SEED")]
+    pub trial: TrialKey,
+    /// Go on with what is written from now on, in this attempt and later ones, until the trial is over.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Number or name of its study; by default the newest that has such a trial.
+    #[arg(long, value_name = "STUDY")]
+    pub study: Option<String>,
+    /// Which execution of the trial, from 1; by default the newest.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempt: Option<u32>,
+    /// Only this rank, from 0; by default all, each line of several with its rank before it.
+    #[arg(long, value_name = "N")]
+    pub rank: Option<u32>,
+    /// Print one JSON document.
+    #[arg(long, conflicts_with = "follow")]
+    pub json: bool,
+    /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
+    #[arg(long, value_name = "DIR", conflicts_with = "follow")]
+    pub data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub server: Server,
 }

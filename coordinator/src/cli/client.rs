@@ -202,6 +202,12 @@ impl Coordinator {
         Ok(Events { stream: self.client.stream_events(request).await?.into_inner() })
     }
 
+    /// What the trainers of a trial wrote, in chunks as they come; [`super::logs::LogLines`] makes lines of them. With
+    /// `follow` until the trial is over, with `tail_bytes` from shortly before the end.
+    pub async fn log(&mut self, request: v1::StreamLogRequest) -> Result<Streaming<v1::LogChunk>, CliError> {
+        Ok(self.client.stream_log(request).await?.into_inner())
+    }
+
     /// A small artifact in memory, checked against its hash.
     pub async fn artifact(&mut self, artifact: &ArtifactRef) -> Result<Vec<u8>, CliError> {
         let request = GetArtifactRequest { blake3: artifact.blake3.clone() };

@@ -16,6 +16,7 @@ mod gather;
 mod initial;
 mod interrupt;
 mod login;
+mod logs;
 mod output;
 mod pictures;
 mod predictions;
@@ -25,6 +26,7 @@ mod progress;
 mod report;
 mod run;
 mod run_dir;
+mod shell;
 mod show;
 mod status;
 mod study;
@@ -72,7 +74,10 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Report(args) => report::run(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Logs(args) => logs::run(args).await,
         Command::Login(args) => login::run(args).await,
         Command::Token(command) => token::run(command).await,
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     }
 }

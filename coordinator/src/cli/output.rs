@@ -71,6 +71,22 @@ mod tests {
     }
 
     #[test]
+    fn a_table_fits_a_narrow_terminal_whatever_the_names() {
+        let long = "a-worker-with-a-name-that-nobody-would-give.example.org";
+        let row =
+            vec![long, "liver-study-with-a-long-name", "ready, drained, set aside", "3 min 20 s ago", "0"];
+        let row =
+            row.into_iter().chain(["cuda:0", "study 12 md-ff/4/17 attempt 3 rank 7"]).map(str::to_owned);
+        let mut table =
+            table(&["Worker", "Name", "Status", "Last heard", "Slot", "Device", "Holds"], [row.collect()]);
+        let text = table.set_width(80).to_string();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        // Nothing is cut off: it goes on in the next line.
+        let column: String = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert!(column.contains("a-worker") && column.contains(".org"), "{text}");
+    }
+
+    #[test]
     fn times_are_utc() {
         assert_eq!(utc(1_700_000_000_000), "2023-11-14 22:13:20 UTC");
     }

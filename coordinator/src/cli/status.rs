@@ -231,23 +231,18 @@ fn worker_rows(worker: &WorkerState) -> Vec<Vec<String>> {
         status.push_str(", set aside");
     }
     let head = [worker.worker_id.clone(), worker.name.clone(), status, heard];
-    let row = |slot: [String; 4]| head.iter().cloned().chain(slot).collect();
     if worker.slots.is_empty() {
-        return vec![row(["-".into(), "-".into(), String::new(), "-".into()])];
+        return vec![head.into_iter().chain(["-".into(), "-".into(), String::new(), "-".into()]).collect()];
     }
-    worker
-        .slots
-        .iter()
-        .map(|slot| {
-            let index = slot.slot.as_ref().map(|slot| slot.index.to_string()).unwrap_or_default();
-            row([
-                index,
-                device(slot),
-                usage::words(worker, slot),
-                held(slot).unwrap_or_else(|| "free".to_owned()),
-            ])
-        })
-        .collect()
+    // Told once for all slots: names and numbers are long.
+    let mut heads = std::iter::once(head).chain(std::iter::repeat_with(Default::default));
+    let row = |slot: &SlotState| {
+        let index = slot.slot.as_ref().map(|slot| slot.index.to_string()).unwrap_or_default();
+        let held = held(slot).unwrap_or_else(|| "free".to_owned());
+        let slot = [index, device(slot), usage::words(worker, slot), held];
+        heads.next().unwrap_or_default().into_iter().chain(slot).collect()
+    };
+    worker.slots.iter().map(row).collect()
 }
 
 fn worker_json(worker: &WorkerState) -> Value {

@@ -55,4 +55,9 @@ impl DataDir {
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")
     }
+
+    /// What trainers wrote.
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
 }

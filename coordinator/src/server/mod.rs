@@ -11,6 +11,7 @@ mod data_dir;
 mod driver;
 mod error;
 mod fleet_log;
+mod logs;
 mod options;
 mod serve;
 mod services;

@@ -17,6 +17,7 @@ use super::data_dir::DataDir;
 use super::driver::{self, Driver};
 use super::error::ServerError;
 use super::fleet_log::FleetLog;
+use super::logs::Logs;
 use super::options::ServerOptions;
 use super::services::{ClientService, WorkerService};
 use super::store::{self, Reader};
@@ -87,9 +88,10 @@ pub async fn serve_and_tell(
     let _stop_with_me = stop.clone().drop_guard();
     let Driver { handle, mut task } = driver::spawn(core, writer, fleet, artifacts.clone(), stop.clone());
     tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
-    let usage = FleetUsage::default();
-    let worker = WorkerService::new(handle.clone(), artifacts.clone(), usage.clone(), &options);
-    let client = ClientService::new(handle, artifacts, reader, usage);
+    let (usage, logs) = (FleetUsage::default(), Logs::new(dir.logs()));
+    let worker =
+        WorkerService::new(handle.clone(), artifacts.clone(), logs.clone(), usage.clone(), &options);
+    let client = ClientService::new(handle, artifacts, reader, logs, usage);
     let (health, health_service) = tonic_health::server::health_reporter();
     let (worker, client) = (net::worker_server(worker), net::client_server(client));
     mark_serving(&health, &worker, &client).await;

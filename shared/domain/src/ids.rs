@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Arm;
+use crate::model::{Arm, ArmError};
 
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -69,8 +69,14 @@ impl fmt::Display for TrialKey {
 
 /// A string that is not `ARM/FOLD/SEED`.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a trial's name: write ARM/FOLD/SEED, for example mti-net/0/0")]
-pub struct ParseTrialKeyError(String);
+pub enum ParseTrialKeyError {
+    /// It is not put together like one.
+    #[error("`{0}` is not a trial's name: write ARM/FOLD/SEED, for example mti-net/0/0")]
+    Shape(String),
+    /// It begins with no arm.
+    #[error("`{0}` is not a trial's name: {1}")]
+    Arm(String, ArmError),
+}
 
 impl FromStr for TrialKey {
     type Err = ParseTrialKeyError;
@@ -78,14 +84,12 @@ impl FromStr for TrialKey {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
             let mut parts = text.split('/');
-            let key = Self {
-                arm: parts.next()?.parse().ok()?,
-                fold: parts.next()?.parse().ok()?,
-                seed: parts.next()?.parse().ok()?,
-            };
-            parts.next().is_none().then_some(key)
+            let (arm, fold, seed) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            parts.next().is_none().then_some((arm, fold, seed))
         };
-        parse().ok_or_else(|| ParseTrialKeyError(text.to_owned()))
+        let (arm, fold, seed) = parse().ok_or_else(|| ParseTrialKeyError::Shape(text.to_owned()))?;
+        let arm = arm.parse().map_err(|error| ParseTrialKeyError::Arm(text.to_owned(), error))?;
+        Ok(Self { arm, fold, seed })
     }
 }
 
@@ -144,5 +148,7 @@ mod tests {
         for bad in ["", "mti-net", "mti-net/0", "mti-net/0/0/0", "mti-net/x/0", "nonsense/0/0"] {
             assert!(bad.parse::<TrialKey>().is_err(), "{bad}");
         }
+        let error = "mti-nt/0/0".parse::<TrialKey>().unwrap_err().to_string();
+        assert!(error.contains("did you mean \"mti-net\"?"), "{error}");
     }
 }

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod model;
 pub mod spec;
 pub mod statistics;
+pub mod suggest;
 pub mod trial;
 pub mod usage;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
     Ack, Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, Report, Welcome, WorkerMessage, coordinator_message, put_artifact_request, report,
-    worker_message,
+    PutArtifactRequest, PutLogRequest, PutLogResponse, Report, Welcome, WorkerMessage, coordinator_message,
+    put_artifact_request, report, worker_message,
 };
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{self, Limits, OpenConnections, Security};
@@ -35,6 +35,12 @@ pub struct Ledger {
     /// What heartbeats said of the machine.
     pub usage: Vec<mtinet_proto::v1::MachineUsage>,
     pub artifacts: HashMap<String, Vec<u8>>,
+    /// Logs by rank, and how often the next answers to them are lost.
+    pub logs: HashMap<u32, Vec<u8>>,
+    pub lose_answers: usize,
+    /// It is of a release that knows no logs; how often it was asked all the same.
+    pub knows_no_logs: bool,
+    pub refused_logs: usize,
     /// What it does not do.
     pub silent: bool,
     pub refusal: Option<String>,
@@ -191,6 +197,27 @@ impl Worker for Service {
         let chunks: Vec<_> =
             content.chunks(5).map(|data| Ok(ArtifactChunk { data: data.to_vec() })).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {
+        let PutLogRequest { worker_id, rank, offset, data, .. } = request.into_inner();
+        assert!(worker_id.starts_with("worker-") && data.len() <= 64 << 10);
+        self.change(|ledger| {
+            if ledger.knows_no_logs {
+                ledger.refused_logs += 1;
+                return Err(Status::permission_denied("PutLog is not a method of this coordinator"));
+            }
+            let log = ledger.logs.entry(rank).or_default();
+            if offset == log.len() as u64 {
+                log.extend(data);
+            }
+            let next = log.len() as u64;
+            if ledger.lose_answers > 0 {
+                ledger.lose_answers -= 1;
+                return Err(Status::unavailable("the answer is lost"));
+            }
+            Ok(Response::new(PutLogResponse { next }))
+        })
     }
 }
 

@@ -212,6 +212,51 @@ async fn a_crash_is_told_with_its_signal_and_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_copied_whole_although_answers_are_lost_and_the_coordinator_is_away() {
+    let mut scene = Scene::start_with("train", |options| options.devices.truncate(1));
+    scene.coordinator.change(|ledger| ledger.lose_answers = 2);
+    scene.start_rank(|_| {}).await;
+    scene.training().await;
+    let text = |ledger: &coordinator::Ledger| {
+        ledger.logs.get(&0).map(|log| String::from_utf8(log.clone()).unwrap()).unwrap_or_default()
+    };
+    scene.coordinator.until("the first line", |ledger| (ledger.lose_answers == 0).then_some(())).await;
+    scene.coordinator.kill();
+    let file = scene.dir.path().join("work/study-1-tiny/mti-net-0-0/1/rank0.log");
+    let written = |line: &str| {
+        use std::io::Write as _;
+        writeln!(std::fs::File::options().append(true).open(&file).unwrap(), "{line}").unwrap();
+    };
+    written("while nobody listened");
+    scene.coordinator.serve();
+    scene.stop(10_000).await;
+    let exit = scene.exit().await;
+    assert!(exit.stopped, "{}", exit.message);
+    let copied = scene
+        .coordinator
+        .until("the last line", |ledger| Some(text(ledger)).filter(|log| log.contains("the trainer ended")))
+        .await;
+    assert_eq!(copied, std::fs::read_to_string(&file).unwrap(), "each byte once and in order");
+    assert!(copied.contains("rank 0 of 1 on cpu of here: starts from the beginning\n"), "{copied}");
+    assert!(copied.contains("while nobody listened\n"), "{copied}");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_of_a_former_release_is_asked_once_and_missed_by_nobody() {
+    let scene = Scene::start("train");
+    scene.coordinator.change(|ledger| ledger.knows_no_logs = true);
+    scene.start_rank(|_| {}).await;
+    scene.training().await;
+    scene.coordinator.until("the question", |ledger| (ledger.refused_logs == 1).then_some(())).await;
+    scene.stop(10_000).await;
+    let exit = scene.exit().await;
+    assert!(exit.stopped && exit.how == Some(How::Code(0)), "{}", exit.message);
+    scene.coordinator.change(|ledger| assert_eq!(ledger.refused_logs, 1));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trainers_own_words_are_passed_on() {
     let scene = Scene::start("fail");
     scene.start_rank(|_| {}).await;

@@ -5,7 +5,7 @@ use std::fmt;
 use mtinet_domain::event::Event;
 use mtinet_domain::fleet::FleetEvent;
 use mtinet_domain::trial::AttemptEnd;
-use mtinet_domain::{AttemptId, StudyId, TrialId, TrialKey, WorkerId};
+use mtinet_domain::{AttemptId, StudyId, TrialId, TrialKey, WorkerId, suggest};
 
 use crate::effects::Effects;
 use crate::pool::Link;
@@ -288,7 +288,11 @@ impl Core {
         match (here.as_slice(), named.as_slice()) {
             ([(id, _)], _) | ([], [(id, _)]) => Ok((*id).clone()),
             ([], []) => {
-                Err(Refusal::Unknown(format!("there is no worker `{which}`; `mtinet workers` shows all")))
+                let names = self.workers().map(|(_, worker)| worker.name.as_str());
+                Err(Refusal::Unknown(format!(
+                    "there is no worker `{which}`{}; `mtinet workers` shows all",
+                    suggest::did_you_mean(which, names)
+                )))
             }
             _ => {
                 let ids: Vec<&str> = named.iter().map(|(id, _)| id.0.as_str()).collect();

@@ -44,11 +44,13 @@ pub const METHODS: &[(&str, Admits)] = &[
     ("/mtinet.v1.Client/ResumeStudy", ACTING),
     ("/mtinet.v1.Client/RetryTrials", ACTING),
     ("/mtinet.v1.Client/StreamEvents", LOOKING),
+    ("/mtinet.v1.Client/StreamLog", LOOKING),
     ("/mtinet.v1.Client/SubmitStudy", ACTING),
     ("/mtinet.v1.Client/UploadArtifact", ACTING),
     ("/mtinet.v1.Worker/GetArtifact", WORKING),
     ("/mtinet.v1.Worker/Join", WORKING),
     ("/mtinet.v1.Worker/PutArtifact", WORKING),
+    ("/mtinet.v1.Worker/PutLog", WORKING),
     ("/mtinet.v1.Worker/Session", WORKING),
 ];
 

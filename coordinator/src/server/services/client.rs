@@ -2,7 +2,7 @@
 
 use mtinet_core::Request as Asked;
 use mtinet_domain::trial::DatasetRef;
-use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey};
+use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey, suggest};
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_server::Client;
 use mtinet_proto::v1::{
@@ -16,10 +16,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::feed::Feed;
-use super::{check_version, receive_artifact, send_artifact, views};
+use super::{check_version, log, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::driver::Handle;
+use crate::server::logs::Logs;
 use crate::server::store::Reader;
 use crate::server::usage::FleetUsage;
 
@@ -31,13 +32,14 @@ pub struct ClientService {
     driver: Handle,
     artifacts: Artifacts,
     log: Reader,
+    logs: Logs,
     usage: FleetUsage,
 }
 
 impl ClientService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, usage: FleetUsage) -> Self {
-        Self { driver, artifacts, log, usage }
+    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, logs: Logs, usage: FleetUsage) -> Self {
+        Self { driver, artifacts, log, logs, usage }
     }
 
     /// A worker must find the weights that an arm starts from, whenever it asks.
@@ -63,6 +65,18 @@ impl ClientService {
         Ok(())
     }
 
+    /// A trial of a study, or of the newest study that has such a trial where `study` is 0.
+    async fn find_trial(&self, study: u64, trial: &str) -> Result<TrialId, Status> {
+        let key = trial_key(trial)?;
+        let found = self.driver.look(move |core, _| {
+            let has_it = |candidate: &&mtinet_core::Study| {
+                (study == 0 || candidate.id == StudyId(study)) && candidate.trial(key).is_some()
+            };
+            core.studies().rev().find(has_it).map(|study| TrialId { study: study.id, key })
+        });
+        found.await?.ok_or_else(|| no_trial(study, trial))
+    }
+
     async fn check_study(&self, study: StudyId) -> Result<(), Status> {
         let known = self.driver.look(move |core, _| core.study(study).is_some()).await?;
         if known { Ok(()) } else { Err(no_study(&study.to_string())) }
@@ -73,6 +87,7 @@ impl ClientService {
 impl Client for ClientService {
     type StreamEventsStream = ReceiverStream<Result<v1::RecordedEvent, Status>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+    type StreamLogStream = ReceiverStream<Result<v1::LogChunk, Status>>;
 
     async fn get_server_info(
         &self,
@@ -119,11 +134,14 @@ impl Client for ClientService {
                 Which::Study(number) => core.study(StudyId(*number)),
                 Which::Name(name) => core.studies().rev().find(|study| study.spec.name == *name),
             };
-            let asked = || match &which {
-                Which::Study(number) => number.to_string(),
-                Which::Name(name) => format!("`{name}`"),
+            let unknown = || match &which {
+                Which::Study(number) => no_study(&number.to_string()),
+                Which::Name(name) => {
+                    let names = core.studies().map(|study| study.spec.name.as_str());
+                    no_study(&format!("`{name}`{}", suggest::did_you_mean(name, names)))
+                }
             };
-            study.map(|study| views::study(core, study)).ok_or_else(|| no_study(&asked()))
+            study.map(|study| views::study(core, study)).ok_or_else(unknown)
         });
         found.await?.map(Response::new)
     }
@@ -199,15 +217,9 @@ impl Client for ClientService {
         request: Request<v1::ExplainTrialRequest>,
     ) -> Result<Response<v1::ExplainTrialResponse>, Status> {
         let v1::ExplainTrialRequest { study, trial } = request.into_inner();
-        let key = trial_key(&trial)?;
-        let explained = self.driver.look(move |core, _| {
-            let has_it = |candidate: &&mtinet_core::Study| {
-                (study == 0 || candidate.id == StudyId(study)) && candidate.trial(key).is_some()
-            };
-            let id = TrialId { study: core.studies().rev().find(has_it)?.id, key };
-            Some((id, core.explain(id)?))
-        });
-        let (id, why) = explained.await?.ok_or_else(|| no_trial(study, &trial))?;
+        let id = self.find_trial(study, &trial).await?;
+        let explained = self.driver.look(move |core, _| core.explain(id)).await?;
+        let why = explained.ok_or_else(|| no_trial(study, &trial))?;
         Ok(Response::new(v1::ExplainTrialResponse {
             study: id.study.0,
             trial: id.key.to_string(),
@@ -233,6 +245,17 @@ impl Client for ClientService {
             let _ = feed.run(live).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn stream_log(
+        &self,
+        request: Request<v1::StreamLogRequest>,
+    ) -> Result<Response<Self::StreamLogStream>, Status> {
+        let request = request.into_inner();
+        let trial = request.trial.clone();
+        let v1::Trial { study, key } = trial.ok_or_else(|| Status::invalid_argument("name the trial"))?;
+        let id = self.find_trial(study, &key).await?;
+        log::show(&self.driver, &self.logs, id, &request).await.map(Response::new)
     }
 
     async fn list_workers(

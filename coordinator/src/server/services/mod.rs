@@ -2,6 +2,7 @@
 
 mod client;
 mod feed;
+mod log;
 mod views;
 mod worker;
 

@@ -6,18 +6,19 @@ use mtinet_domain::WorkerId;
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
     Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, WorkerMessage, worker_message,
+    PutArtifactRequest, PutLogRequest, PutLogResponse, WorkerMessage, worker_message,
 };
 use mtinet_runtime::convert::optional;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, receive_artifact, send_artifact};
+use super::{check_version, log, receive_artifact, send_artifact};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
+use crate::server::logs::Logs;
 use crate::server::options::ServerOptions;
 use crate::server::usage::FleetUsage;
 
@@ -31,6 +32,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub struct WorkerService {
     driver: Handle,
     artifacts: Artifacts,
+    logs: Logs,
     usage: FleetUsage,
     heartbeat_ms: u32,
     lease_ms: u64,
@@ -38,8 +40,15 @@ pub struct WorkerService {
 
 impl WorkerService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, usage: FleetUsage, options: &ServerOptions) -> Self {
-        Self { driver, artifacts, usage, heartbeat_ms: options.heartbeat_ms, lease_ms: options.lease_ms }
+    pub fn new(
+        driver: Handle,
+        artifacts: Artifacts,
+        logs: Logs,
+        usage: FleetUsage,
+        options: &ServerOptions,
+    ) -> Self {
+        let (heartbeat_ms, lease_ms) = (options.heartbeat_ms, options.lease_ms);
+        Self { driver, artifacts, logs, usage, heartbeat_ms, lease_ms }
     }
 }
 
@@ -92,6 +101,11 @@ impl Worker for WorkerService {
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
+    }
+
+    async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {
+        let caller = Caller::of(&request);
+        log::take_in(&self.driver, &self.logs, &caller, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::suggest;
+
 /// One of the 22 networks or ablations that the paper compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -197,13 +199,8 @@ impl FromStr for Arm {
         if let Some(arm) = Arm::ALL.iter().find(|arm| arm.name() == name) {
             return Ok(*arm);
         }
-        let tidy = name.trim().to_lowercase().replace(['_', ' '], "-");
-        let nearest = Arm::ALL
-            .iter()
-            .map(|arm| (strsim::osa_distance(arm.name(), &tidy), *arm))
-            .min_by_key(|(distance, _)| *distance)
-            .filter(|(distance, arm)| *distance <= 1 + arm.name().len() / 4)
-            .map(|(_, arm)| arm);
+        let nearest = suggest::closest(name, Arm::ALL.iter().map(|arm| arm.name()));
+        let nearest = Arm::ALL.iter().find(|arm| Some(arm.name()) == nearest).copied();
         Err(ArmError::Unknown { name: name.to_owned(), nearest })
     }
 }
