@@ -26,6 +26,8 @@ pub struct Ledger {
     acknowledged: BTreeMap<WorkerId, u64>,
     /// Ranks that the log gave up.
     given_up: BTreeSet<Key>,
+    /// Attempts that lost a worker or whose worker forgot a rank.
+    bereft: BTreeSet<AttemptId>,
     /// Ranks whose end is in the log.
     exited: BTreeSet<Key>,
     /// Attempts whose end is in the log.
@@ -260,6 +262,10 @@ impl World<'_> {
             (Event::RankLost { rank, worker, reason, .. }, Some(id)) => {
                 self.check_lost(worker, reason)?;
                 self.ledger.given_up.insert((id, *rank));
+                // One whose process does not go is given up while its worker is well: that says nothing about the end.
+                if !reason.contains("was to be killed") {
+                    self.ledger.bereft.insert(id);
+                }
             }
             (Event::AttemptStopping { .. }, Some(id)) => {
                 self.ledger.stopping.insert(id, self.now);
@@ -326,7 +332,7 @@ impl World<'_> {
         ensure(ledger.running.remove(&id.trial) == Some(id), || format!("{id} ends and did not run"))?;
         ledger.stopping.remove(&id);
         ledger.over.insert(id);
-        let lost = ledger.given_up.iter().any(|(attempt, _)| *attempt == id);
+        let lost = ledger.bereft.contains(&id);
         match end {
             AttemptEnd::Completed => {
                 ledger.checkpoints.remove(&id.trial);
