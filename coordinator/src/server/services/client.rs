@@ -238,7 +238,8 @@ impl Client for ClientService {
         // Subscribing before reading leaves no gap between what is stored and what is live.
         let live = if follow { Some(self.driver.subscribe()?) } else { None };
         let (events, stream) = mpsc::channel(EVENTS_AHEAD);
-        let feed = Feed { driver: self.driver.clone(), log: self.log.clone(), study, last: after, events };
+        let (driver, log) = (self.driver.clone(), self.log.clone());
+        let feed = Feed { driver, log, study, last: after, is_at_the_end: false, events };
         tokio::spawn(async move {
             // Whoever hung up needs no answer.
             let _ = feed.run(live).await;

@@ -21,6 +21,8 @@ pub struct Feed {
     pub study: StudyId,
     /// Number of the last event that was sent.
     pub last: u64,
+    /// That event ended the study.
+    pub is_at_the_end: bool,
     pub events: mpsc::Sender<Result<RecordedEvent, Status>>,
 }
 
@@ -37,8 +39,9 @@ impl Feed {
             // Asked before reading: the log of a study that is over holds its last event.
             let is_over = live.is_some() && self.is_over().await?;
             self.send_stored().await?;
+            // It may have ended while the log was read; the live stream then only repeats its last event.
             match &mut live {
-                Some(live) if !is_over => self.send_live(live).await?,
+                Some(live) if !is_over && !self.is_at_the_end => self.send_live(live).await?,
                 _ => return Ok(()),
             }
         }
@@ -116,6 +119,7 @@ impl Feed {
 
     async fn send(&mut self, event: StoredEvent) -> Result<(), Over> {
         self.last = event.seq;
+        self.is_at_the_end = event.is_last();
         let StoredEvent { study, seq, time_ms, kind, json } = event;
         let event = RecordedEvent { study: study.0, seq, time_ms, kind, json };
         self.events.send(Ok(event)).await.map_err(|_| Over)
