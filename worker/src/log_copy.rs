@@ -32,7 +32,7 @@ const CHUNK_BYTES: u64 = 64 << 10;
 const PACE: Duration = Duration::from_millis(250);
 
 /// Of a log that is further ahead only the end is sent.
-const MOST_BEHIND: u64 = 2 << 20;
+const MOST_BEHIND: u64 = 512 << 10;
 
 /// How long one call may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -147,9 +147,7 @@ impl RankTask {
             Err(error) => return not_started(format!("could not wait for the trainer: {error}")),
         };
         let exit = describe(exit, said, &ending, unstored, trainer.memory_ran_out(), &log);
-        let how =
-            if exit.finished { "has done all its work".to_owned() } else { format!("ended: {}", exit.exit) };
-        log.progress(&format!("the trainer {how}"));
+        log.progress(&last_line(&exit));
         written.cancel();
         // With the report of the end they may be read at once; that of a coordinator that is away waits anyway.
         let _ = tokio::time::timeout(LAST_LINES, &mut copying).await;
@@ -341,6 +339,18 @@ fn describe(
     tracing::info!(%exit, finished, step = said.step, message, "trainer ended");
     let missing = said.missing.into_iter().map(Rank).collect();
     RankExit { exit, finished, step: said.step, message, stopped: ending.stop.is_some(), missing }
+}
+
+/// What the log ends with.
+fn last_line(exit: &RankExit) -> String {
+    match exit.message.lines().next() {
+        _ if exit.finished => "the trainer has done all its work".to_owned(),
+        Some(why) => {
+            let why = why.trim_end_matches("; its log ends:");
+            format!("the trainer ended: {} ({why})", exit.exit)
+        }
+        None => format!("the trainer ended: {}", exit.exit),
+    }
 }
 
 fn passive(words: &str) -> String {

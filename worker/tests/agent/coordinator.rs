@@ -37,6 +37,7 @@ pub struct Ledger {
     pub artifacts: HashMap<String, Vec<u8>>,
     /// Logs by rank, and how often the next answers to them are lost.
     pub logs: HashMap<u32, Vec<u8>>,
+    log_ends: HashMap<u32, u64>,
     pub lose_answers: usize,
     /// It is of a release that knows no logs; how often it was asked all the same.
     pub knows_no_logs: bool,
@@ -200,18 +201,19 @@ impl Worker for Service {
     }
 
     async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {
-        let PutLogRequest { worker_id, rank, offset, data, .. } = request.into_inner();
+        let PutLogRequest { worker_id, rank, offset, data, skips, .. } = request.into_inner();
         assert!(worker_id.starts_with("worker-") && data.len() <= 64 << 10);
         self.change(|ledger| {
             if ledger.knows_no_logs {
                 ledger.refused_logs += 1;
                 return Err(Status::permission_denied("PutLog is not a method of this coordinator"));
             }
-            let log = ledger.logs.entry(rank).or_default();
-            if offset == log.len() as u64 {
-                log.extend(data);
+            let end = ledger.log_ends.entry(rank).or_default();
+            if offset == *end || (offset > *end && skips) {
+                *end = offset + data.len() as u64;
+                ledger.logs.entry(rank).or_default().extend(data);
             }
-            let next = log.len() as u64;
+            let next = *end;
             if ledger.lose_answers > 0 {
                 ledger.lose_answers -= 1;
                 return Err(Status::unavailable("the answer is lost"));

@@ -243,6 +243,23 @@ async fn a_log_is_copied_whole_although_answers_are_lost_and_the_coordinator_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_that_floods_its_log_is_not_held_up_and_its_end_is_copied() {
+    let scene = Scene::start("flood");
+    scene.start_rank(|_| {}).await;
+    let exit = scene.exit().await;
+    assert!(exit.finished, "{}", exit.message);
+    let copied = scene
+        .coordinator
+        .until("the last line", |ledger| {
+            let log = String::from_utf8_lossy(ledger.logs.get(&0)?).into_owned();
+            log.contains("the trainer has done all its work").then_some(log)
+        })
+        .await;
+    assert!(copied.len() < 2_000_000 && copied.len() > 400_000, "{} bytes of four million", copied.len());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_of_a_former_release_is_asked_once_and_missed_by_nobody() {
     let scene = Scene::start("train");
     scene.coordinator.change(|ledger| ledger.knows_no_logs = true);

@@ -50,6 +50,7 @@ pub fn main() {
         "crash" => trainer.crash(),
         "fail" => trainer.fail(),
         "save" => trainer.save(),
+        "flood" => trainer.flood(),
         "train" => trainer.train(false),
         "stubborn" => trainer.train(true),
         other => panic!("no script {other}"),
@@ -131,6 +132,16 @@ impl Trainer {
         }
         raise(Signal::SIGKILL).unwrap();
         unreachable!()
+    }
+
+    /// Writes more than may be sent in any useful time.
+    fn flood(&mut self) -> i32 {
+        let line = "x".repeat(99);
+        for _ in 0..40_000 {
+            eprintln!("{line}");
+        }
+        self.say(from_trainer::Message::Finished(TrainerFinished {}));
+        0
     }
 
     fn fail(&mut self) -> i32 {
