@@ -198,7 +198,11 @@ impl Agent {
             let mut interval = tokio::time::interval(Duration::from_millis(100));
             loop {
                 interval.tick().await;
-                if beats.send(message(worker_message::Message::Heartbeat(v1::Heartbeat::default()))).await.is_err() {
+                if beats
+                    .send(message(worker_message::Message::Heartbeat(v1::Heartbeat::default())))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
