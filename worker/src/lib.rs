@@ -19,6 +19,7 @@ mod process;
 mod rank;
 mod session;
 pub mod settings;
+mod signs;
 mod spool;
 mod uplink;
 mod uploads;
