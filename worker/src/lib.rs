@@ -13,6 +13,7 @@ pub mod devices;
 mod estate;
 mod frames;
 mod link;
+mod logs;
 mod outbox;
 mod prepare;
 mod process;

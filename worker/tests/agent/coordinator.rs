@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
-    Ack, Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, Report, Welcome, WorkerMessage, coordinator_message, put_artifact_request, report,
-    worker_message,
+    Ack, Artifact, ArtifactChunk, Attempt, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest,
+    JoinResponse, PutArtifactRequest, Report, Welcome, WorkerMessage, coordinator_message,
+    put_artifact_request, report, worker_message,
 };
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{self, Limits, OpenConnections, Security};
@@ -32,10 +32,16 @@ pub struct Ledger {
     /// Reports that came although they were recorded.
     pub repeated: usize,
     pub heartbeats: usize,
+    /// For each heartbeat that named working attempts, which.
+    pub working: Vec<Vec<Attempt>>,
     pub artifacts: HashMap<String, Vec<u8>>,
     /// What it does not do.
     pub silent: bool,
     pub refusal: Option<String>,
+    /// Its store takes nothing.
+    pub full: bool,
+    /// Files that it did not take.
+    pub refused: usize,
     /// It does not know the worker of the next session any more.
     pub forgetful: bool,
     session: Option<Session>,
@@ -99,8 +105,9 @@ impl Service {
                     ledger.hellos.push(hello);
                     coordinator_message::Message::Welcome(Welcome { last_seq: ledger.last_seq() })
                 }
-                Some(worker_message::Message::Heartbeat(_)) => {
+                Some(worker_message::Message::Heartbeat(heartbeat)) => {
                     ledger.heartbeats += 1;
+                    ledger.working.extend(Some(heartbeat.working).filter(|working| !working.is_empty()));
                     return;
                 }
                 Some(worker_message::Message::Report(report)) => {
@@ -161,6 +168,13 @@ impl Worker for Service {
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<Artifact>, Status> {
+        let full = self.change(|ledger| {
+            ledger.refused += usize::from(ledger.full);
+            ledger.full
+        });
+        if full {
+            return Err(Status::unavailable("no space left on device"));
+        }
         let (mut announced, mut content) = (None, Vec::new());
         let mut parts = request.into_inner();
         while let Some(part) = parts.next().await {
