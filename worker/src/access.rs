@@ -2,12 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mtinet_runtime::net;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use mtinet_proto::v1::worker_client::WorkerClient;
+use mtinet_runtime::net::{self, NetError};
 use mtinet_runtime::tls::{
     AccessError, Credentials, Identity, NewKey, SharedIdentity, Token, enrol, keep_fresh, renew_and_store,
     unix_now, utc,
 };
+use tonic::transport::Channel;
 
 use crate::agent::{AgentError, Options};
 use crate::link::{chain, delays};
@@ -15,14 +19,36 @@ use crate::link::{chain, delays};
 /// The identity's file in the work directory.
 const FILE: &str = "identity.pem";
 
+/// The file of a key that waits for its certificate.
+const KEY_FILE: &str = "identity.key";
+
+/// Refusals of one call for its certificate before it is given up: with [`patient_delays`] about half an hour.
+const REFUSALS: u32 = 64;
+
+/// Between tries of what a person may have to put right, at most.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// Delays between tries of what a person may have to put right.
+fn patient_delays() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(LONGEST_DELAY)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
 /// What the agent shows to the coordinator.
 #[derive(Debug)]
 pub struct Access {
     url: String,
     name: String,
     file: PathBuf,
+    key_file: PathBuf,
     token_file: Option<PathBuf>,
     credentials: Credentials,
+    /// One at a time gets the next identity; whoever waited for it uses that one.
+    recovering: tokio::sync::Mutex<()>,
 }
 
 impl Access {
@@ -36,8 +62,10 @@ impl Access {
             url: options.coordinator.clone(),
             name: options.name.clone(),
             file: options.work_dir.join(FILE),
+            key_file: options.work_dir.join(KEY_FILE),
             token_file: options.token_file.clone(),
             credentials: Credentials::Plaintext,
+            recovering: tokio::sync::Mutex::default(),
         };
         if !net::is_plaintext(&access.url) {
             let identity = access.first_identity().await?;
@@ -51,6 +79,14 @@ impl Access {
     /// For connections to the coordinator.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
+    }
+
+    /// A client whose connection comes about at its first call, with the identity of then.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn worker_client(&self) -> Result<WorkerClient<Channel>, NetError> {
+        Ok(net::worker_client(net::connect_lazy_as(&self.url, &self.credentials)?))
     }
 
     async fn first_identity(&self) -> Result<Identity, AgentError> {
@@ -93,16 +129,13 @@ impl Access {
         Ok(Identity::clone(&shared.current()))
     }
 
-    /// Buys an identity and stores it. One key for all tries: where only the answer was lost, the token buys it again.
+    /// Buys an identity and stores it. One key for all tries, which is on disk before the first: where the answer was lost,
+    /// or the disk did not take it, the token buys it again.
     async fn join(&self, token: &Token) -> Result<Identity, AgentError> {
-        let key = NewKey::generate()?;
         let mut said = String::new();
         for delay in delays() {
-            match enrol(&self.url, token, &key, &self.name).await {
-                Ok(identity) => {
-                    identity.store(&self.file)?;
-                    return Ok(identity);
-                }
+            match self.enrol(token).await {
+                Ok(identity) => return Ok(identity),
                 Err(error) if error.is_transient() => {
                     let reason = chain(&error);
                     if reason != said {
@@ -117,40 +150,100 @@ impl Access {
         Err(AgentError::Refused(said))
     }
 
+    async fn enrol(&self, token: &Token) -> Result<Identity, AccessError> {
+        let key = NewKey::kept(&self.key_file)?;
+        let identity = enrol(&self.url, token, &key, &self.name).await?;
+        identity.store(&self.file)?;
+        if let Err(error) = std::fs::remove_file(&self.key_file) {
+            tracing::debug!(%error, path = %self.key_file.display(), "could not remove a key that is certified");
+        }
+        Ok(identity)
+    }
+
     /// The coordinator does not take the present certificate: it may have ended while a clock was set or this machine
     /// slept. Renews it, else joins with the token once more.
     ///
     /// # Errors
-    /// The coordinator's words, where neither helps; `None` where it is away.
+    /// The coordinator's words, where it refuses both; `None` where it is away, or something else answers there.
     pub async fn recover(&self) -> Result<(), Option<String>> {
         let Credentials::Identity(identity) = &self.credentials else { return Err(None) };
+        let refused = identity.current();
+        let _alone = self.recovering.lock().await;
+        if !Arc::ptr_eq(&refused, &identity.current()) {
+            return Ok(());
+        }
         let words = match renew_and_store(&self.url, identity, &self.file).await {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() => return Err(None),
-            Err(error) => error.to_string(),
+            Err(AccessError::Refused(words)) => words,
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "the certificate is not renewed");
+                return Err(None);
+            }
         };
         let Ok(Some(token)) = Token::from_file_or_environment(self.token_file.as_deref()) else {
             return Err(Some(words));
         };
-        let joined = async {
-            let joined = enrol(&self.url, &token, &NewKey::generate()?, &self.name).await?;
-            joined.store(&self.file)?;
-            identity.replace(joined);
-            Ok::<_, AccessError>(())
-        };
-        match joined.await {
-            Ok(()) => Ok(()),
+        match self.enrol(&token).await {
+            Ok(joined) => {
+                tracing::warn!(words, "the token bought another identity");
+                identity.replace(joined);
+                Ok(())
+            }
             Err(error) if error.is_transient() => Err(None),
             Err(error) => Err(Some(format!("{words}; with the token: {error}"))),
         }
     }
 
-    /// Renews the identity in time, for as long as the agent runs.
+    /// For a call that was refused for its certificate: a client with another one. `refusals` counts over the tries of the
+    /// call; none after so many that no renewal will help it, or where there is no identity to renew.
+    pub async fn readmit(&self, refusals: &mut u32) -> Option<WorkerClient<Channel>> {
+        let Credentials::Identity(identity) = &self.credentials else { return None };
+        *refusals += 1;
+        if *refusals > REFUSALS {
+            return None;
+        }
+        // The first time it may only be the connection that is older than the identity.
+        if *refusals > 1 || identity.current().certified().is_due(unix_now()) {
+            let recovered = self.recover().await;
+            if let Err(words) = &recovered {
+                let words = words.as_deref().unwrap_or("the coordinator gives none now");
+                tracing::warn!(words, refusals, "no certificate that the coordinator takes; trying again");
+            }
+            if recovered.is_err() || *refusals > 2 {
+                let delay = patient_delays().nth(*refusals as usize - 1);
+                tokio::time::sleep(delay.unwrap_or(LONGEST_DELAY)).await;
+            }
+        }
+        self.worker_client().ok()
+    }
+
+    /// Renews the identity in time, for as long as the agent runs: whatever answers at the coordinator's address now, it
+    /// may be the coordinator again in a minute, and without a certificate no result can be stored.
     pub async fn keep_fresh(self: Arc<Self>) {
-        if let Credentials::Identity(identity) = &self.credentials {
+        let Credentials::Identity(identity) = &self.credentials else { return };
+        let mut said = String::new();
+        let mut delays = patient_delays();
+        loop {
+            let present = identity.current();
             let error = keep_fresh(&self.url, identity, &self.file).await;
-            // The session goes on; what the coordinator refuses, it says there.
-            tracing::error!(error = chain(&error), "the identity is not renewed any more");
+            if !Arc::ptr_eq(&present, &identity.current()) {
+                said.clear();
+                delays = patient_delays();
+            }
+            let words = chain(&error);
+            if words != said {
+                tracing::error!(
+                    error = words,
+                    url = self.url,
+                    "the identity cannot be renewed; trying again"
+                );
+            }
+            said = words;
+            tokio::time::sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+            // What the coordinator refuses to renew, the token may still buy anew; the words are those above.
+            if matches!(error, AccessError::Refused(_)) && self.recover().await.is_ok() {
+                tracing::info!("the worker has an identity again");
+            }
         }
     }
 }
@@ -161,3 +254,6 @@ fn refused(error: AccessError) -> AgentError {
         error => AgentError::Refused(chain(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

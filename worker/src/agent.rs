@@ -14,7 +14,7 @@ use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, RendezvousReady, StartRank};
 use mtinet_runtime::artifacts::Cache;
 use mtinet_runtime::convert::{FromProto, RankExit, ToProto, required};
-use mtinet_runtime::net::{self, NetError};
+use mtinet_runtime::net::NetError;
 use mtinet_runtime::shutdown::Shutdown;
 use mtinet_runtime::tls::{TlsError, TokenError};
 use tokio::sync::mpsc;
@@ -26,6 +26,7 @@ use tracing::Instrument;
 use crate::access::Access;
 use crate::estate;
 use crate::link::{Command, Link};
+use crate::logs;
 use crate::outbox::{Limits, Outbox};
 use crate::rank::{RankCommand, RankTask, not_started};
 use crate::session::{RankKey, Session};
@@ -73,6 +74,10 @@ pub struct Timings {
     pub stop_grace: Duration,
     /// Uploads and acknowledgements after that.
     pub farewell: Duration,
+    /// What a stopped trainer left, to be stored once it is over; longer where the stop's own grace is not over by then.
+    pub store: Duration,
+    /// A trainer that was killed, to be gone.
+    pub kill: Duration,
     /// A trainer, without progress before it is ended; for ever where zero.
     pub hang: Duration,
     /// Nothing to do before `exit_when_idle` ends the agent.
@@ -86,6 +91,8 @@ impl Default for Timings {
             metrics: Duration::from_millis(250),
             stop_grace: Duration::from_secs(5),
             farewell: Duration::from_secs(3),
+            store: Duration::from_secs(30),
+            kill: Duration::from_secs(10),
             hang: Duration::from_secs(300),
             idle: Duration::from_secs(10),
         }
@@ -125,6 +132,7 @@ pub struct Shared {
     pub(crate) uplink: Uplink,
     /// On a connection of its own, so that files never hold up heartbeats.
     pub(crate) client: WorkerClient<Channel>,
+    pub(crate) access: Arc<Access>,
     pub(crate) cache: Cache,
     sockets: tempfile::TempDir,
     next_socket: AtomicU64,
@@ -164,7 +172,8 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
     link.usage = Some(usage::watch(options.devices.clone(), None));
     let shared = Arc::new(Shared {
         uplink,
-        client: net::worker_client(net::connect_lazy_as(&options.coordinator, access.credentials())?),
+        client: access.worker_client()?,
+        access: access.clone(),
         cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
         sockets,
         next_socket: AtomicU64::new(0),
@@ -177,6 +186,9 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         work_dir = %shared.options.work_dir.display(),
         "worker starts"
     );
+    let work_dir = shared.options.work_dir.clone();
+    // It may take a while, and nobody waits for it.
+    tokio::task::spawn_blocking(move || logs::tidy_all(&work_dir, logs::Limits::default()));
     let mut estates = JoinSet::new();
     for leftover in former {
         estates.spawn(estate::settle(shared.options.coordinator.clone(), access.clone(), leftover));

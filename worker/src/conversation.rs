@@ -205,9 +205,8 @@ impl Conversation {
                 said.missing = failed.missing;
             }
             from_trainer::Message::Finished(_) => said.finished = true,
-            from_trainer::Message::Hello(_)
-            | from_trainer::Message::Metrics(_)
-            | from_trainer::Message::Working(_) => {}
+            from_trainer::Message::Working(_) => self.uplink.works(self.key.0),
+            from_trainer::Message::Hello(_) | from_trainer::Message::Metrics(_) => {}
         }
     }
 

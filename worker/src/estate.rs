@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 use crate::access::Access;
 use crate::link::Link;
 use crate::session::Session;
-use crate::spool::Leftover;
+use crate::spool::{Leftover, Told};
 use crate::uplink::Uplink;
 
 /// Settles one estate, for however long the coordinator is away.
 pub async fn settle(url: String, access: Arc<Access>, leftover: Leftover) {
     let (name, worker) = (leftover.hello.name.clone(), leftover.hello.worker_id.clone());
-    let bytes: usize = leftover.reports.iter().map(|(report, _)| prost::Message::encoded_len(report)).sum();
+    let bytes: usize = leftover.reports.iter().map(Told::bytes).sum();
     tracing::info!(worker, reports = leftover.reports.len(), bytes, "a former agent left something to say");
     let uplink = Uplink::new(Session::inherit(leftover));
     // Once to say everything, once more without ranks and slots, so that the coordinator waits for none of them.

@@ -13,7 +13,7 @@ use mtinet_proto::v1::{
 use mtinet_runtime::convert::{ToProto, required};
 use mtinet_runtime::net;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -31,6 +31,9 @@ const REPORTS_AT_ONCE: usize = 32;
 
 /// How long the coordinator may take to answer Join, or to say Welcome.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Before another try to read a report from the spool.
+const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// Heartbeat interval before the first join told one.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -100,6 +103,7 @@ impl Link {
         let mut delays = delays();
         let mut said = String::new();
         loop {
+            let since = Instant::now();
             let lost = self.connect_once().await;
             let welcomed = self.uplink.backlog().welcome;
             self.uplink.with(crate::session::Session::on_disconnected);
@@ -113,7 +117,8 @@ impl Link {
                     said = reason;
                 }
             }
-            if welcomed {
+            // One that ends as soon as it is open is not hurried back to.
+            if welcomed && since.elapsed() > ANSWER_TIMEOUT {
                 delays = self::delays();
             }
             tokio::time::sleep(delays.next().unwrap_or(ANSWER_TIMEOUT)).await;
@@ -183,7 +188,8 @@ impl Link {
         outgoing: mpsc::Sender<WorkerMessage>,
     ) -> Lost {
         // Heartbeats have a task of their own, so that nothing that the agent does can hold them up.
-        let heartbeats = tokio::spawn(heartbeats(self.heartbeat, outgoing.clone(), self.usage.clone()));
+        let (usage, uplink) = (self.usage.clone(), self.uplink.clone());
+        let heartbeats = tokio::spawn(heartbeats(self.heartbeat, outgoing.clone(), usage, uplink));
         let lost = tokio::select! {
             lost = self.listen(&mut incoming) => lost,
             () = self.say(outgoing) => match incoming.message().await {
@@ -243,10 +249,13 @@ impl Link {
         let mut carried = 0;
         loop {
             self.uplink.wait_for(|backlog| backlog.welcome && backlog.last_seq > carried).await;
-            let (reports, last_seq) = self
-                .uplink
-                .with(|session| (session.take_unsent(REPORTS_AT_ONCE), session.backlog().last_seq));
-            if reports.is_empty() {
+            let (reports, is_stuck, last_seq) = self.uplink.with(|session| {
+                let reports = session.take_unsent(REPORTS_AT_ONCE);
+                (reports, session.has_unsent(), session.backlog().last_seq)
+            });
+            if reports.is_empty() && is_stuck {
+                tokio::time::sleep(READ_PAUSE).await;
+            } else if reports.is_empty() {
                 // All of it was recorded already.
                 carried = last_seq;
             }
@@ -273,7 +282,9 @@ impl Link {
 
     /// A coordinator that does not know this identity wants the agent to join anew, which it may refuse in words.
     fn session_refused(&self, status: &Status) -> Lost {
-        if is_refusal(status.code()) || status.code() == Code::NotFound {
+        // Other refusals are about a message: under another identity the coordinator would refuse that too, and the trials
+        // that run here would be lost to it.
+        if matches!(status.code(), Code::NotFound | Code::PermissionDenied | Code::FailedPrecondition) {
             self.uplink.with(crate::session::Session::on_forgotten);
         }
         Lost::Away(status.message().to_owned())
@@ -284,6 +295,7 @@ async fn heartbeats(
     interval: Duration,
     outgoing: mpsc::Sender<WorkerMessage>,
     mut usage: Option<usage::Latest>,
+    uplink: Uplink,
 ) {
     // A new session hears the latest measurement at once, and then each new one.
     if let Some(usage) = &mut usage {
@@ -295,8 +307,9 @@ async fn heartbeats(
         ticks.tick().await;
         let news = usage.as_mut().filter(|usage| usage.has_changed().unwrap_or(false));
         let usage = news.and_then(|usage| usage.borrow_and_update().as_ref().map(ToProto::to_proto));
+        let working = uplink.take_working().iter().map(ToProto::to_proto).collect();
         let message = WorkerMessage {
-            message: Some(worker_message::Message::Heartbeat(Heartbeat { usage, ..Heartbeat::default() })),
+            message: Some(worker_message::Message::Heartbeat(Heartbeat { usage, working })),
         };
         if outgoing.send(message).await.is_err() {
             return;

@@ -10,7 +10,7 @@ use mtinet_proto::v1::{Attempt, Hello, Report, report::Fact};
 use prost::Message;
 
 use crate::session::report_message;
-use crate::spool::{Leftover, Place, Spool, hello_message};
+use crate::spool::{Leftover, Place, Spool, Told, hello_message};
 
 /// How much is kept where.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,14 @@ pub struct Outbox {
     limits: Limits,
     /// The spool's last word was an error.
     failing: bool,
+    /// What could not be read, and how often in a row.
+    unreadable: Option<(u64, u32)>,
+    /// What was given up because it could not be read.
+    lost: Vec<u64>,
 }
+
+/// Times that a report is tried to be read from the disk before it is given up, so that the others are said.
+const READ_TRIES: u32 = 5;
 
 /// One report: in memory, on disk, or both.
 #[derive(Debug)]
@@ -63,11 +70,11 @@ impl Outbox {
 
     /// What a former agent left behind.
     pub fn inherit(leftover: Leftover) -> Self {
-        let entry = |(report, place): &(Report, Place)| Entry {
-            seq: report.seq,
-            bytes: report.encoded_len(),
-            is_metrics: is_metrics(report),
-            place: Some(*place),
+        let entry = |told: &Told| Entry {
+            seq: told.seq,
+            bytes: told.bytes(),
+            is_metrics: told.is_metrics,
+            place: Some(told.place),
             report: None,
         };
         let entries: VecDeque<Entry> = leftover.reports.iter().map(entry).collect();
@@ -103,10 +110,13 @@ impl Outbox {
         self.spool.as_ref().is_some_and(|spool| spool.bytes() > self.limits.spool_bytes)
     }
 
-    /// Gives up every second report of measurements in the older half of what waits.
+    /// Cuts the spool back to what waits; where that alone is too large, gives up every second report of measurements in
+    /// the older half of it.
     pub fn thin(&mut self, hello: &Hello) {
+        let waiting: u64 = self.entries.iter().map(|entry| entry.bytes as u64).sum();
         let Some(spool) = &mut self.spool else { return };
-        let half = self.entries.len() / 2;
+        // Half, or the next report would ask for all of this again.
+        let half = if waiting > self.limits.spool_bytes / 2 { self.entries.len() / 2 } else { 0 };
         let mut spare = false;
         let stays = |(position, entry): &(usize, &Entry)| {
             spare ^= entry.is_metrics;
@@ -130,7 +140,9 @@ impl Outbox {
                     }
                 }
                 let gone = before - self.entries.len();
-                tracing::warn!(gone, "the coordinator is away for long: older measurements are thinned");
+                if gone > 0 {
+                    tracing::warn!(gone, "the coordinator is away for long: older measurements are thinned");
+                }
             }
             Err(error) => self.complain(&error),
         }
@@ -165,22 +177,70 @@ impl Outbox {
         }
     }
 
-    /// Up to `max` unacknowledged reports after `seq`, in order.
-    pub fn after(&self, seq: u64, max: usize) -> Vec<Report> {
-        let start = self.entries.partition_point(|entry| entry.seq <= seq);
-        let read = |entry: &Entry| match (&entry.report, entry.place, &self.spool) {
+    /// Up to `max` unacknowledged reports after `seq`, in order. What follows one that cannot be read waits with it, until
+    /// that is given up after some calls.
+    pub fn after(&mut self, seq: u64, max: usize) -> Vec<Report> {
+        let start = self.start_after(seq);
+        let reports: Vec<Report> =
+            self.entries.range(start..).take(max).map_while(|entry| self.read(entry)).collect();
+        let next = self.entries.get(start + reports.len()).map(|entry| entry.seq);
+        // Those before it go out first; the next call then begins with it.
+        if reports.is_empty()
+            && let Some(seq) = next
+        {
+            self.on_unreadable(start, seq);
+        }
+        reports
+    }
+
+    /// Whether there is anything after `seq`.
+    pub fn has_after(&self, seq: u64) -> bool {
+        self.start_after(seq) < self.entries.len()
+    }
+
+    /// The numbers of what was given up since the last call.
+    pub fn take_lost(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn start_after(&self, seq: u64) -> usize {
+        self.entries.partition_point(|entry| entry.seq <= seq)
+    }
+
+    fn read(&self, entry: &Entry) -> Option<Report> {
+        match (&entry.report, entry.place, &self.spool) {
             (Some(report), _, _) => Some(report.clone()),
-            (None, Some(place), Some(spool)) => match spool.read(place) {
-                Ok(report) => Some(report),
-                Err(error) => {
-                    tracing::error!(%error, path = %spool.path().display(), "could not read the spool");
-                    None
-                }
-            },
+            (None, Some(place), Some(spool)) => spool
+                .read(place)
+                .inspect_err(|error| {
+                    tracing::error!(%error, path = %spool.path().display(), seq = entry.seq, "could not read the spool");
+                })
+                .ok(),
             _ => None,
-        };
-        // In order: what follows one that cannot be read waits with it.
-        self.entries.range(start..).take(max).map_while(read).collect()
+        }
+    }
+
+    fn on_unreadable(&mut self, position: usize, seq: u64) {
+        let tries = self.unreadable.filter(|(known, _)| *known == seq).map_or(1, |(_, tries)| tries + 1);
+        self.unreadable = Some((seq, tries));
+        if tries >= READ_TRIES
+            && let Some(entry) = self.entries.remove(position)
+        {
+            self.forget(&entry);
+            self.lost.push(seq);
+            self.unreadable = None;
+            tracing::error!(
+                seq,
+                "a report is lost: it cannot be read from the spool; look at this machine's disk"
+            );
+        }
+    }
+
+    /// As if the disk had lost the report with this number.
+    #[cfg(test)]
+    pub fn damage(&mut self, seq: u64) {
+        let entry = self.entries.iter_mut().find(|entry| entry.seq == seq).expect("it waits");
+        entry.place = entry.place.map(Place::beyond);
     }
 
     /// The number given last; 0 before the first.
@@ -306,6 +366,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_acknowledged_goes_before_what_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut outbox = Outbox::new(Some(Spool::create(dir.path()).unwrap()), LIMITS);
+        let mut thinned = 0;
+        for step in 1..=5000 {
+            if outbox.is_too_large() {
+                outbox.thin(&hello());
+                thinned += 1;
+            }
+            let seq = outbox.push(Attempt::default(), 0, metrics(step));
+            // Never more than ten wait.
+            outbox.acknowledge(seq.saturating_sub(10));
+        }
+        assert!(thinned > 2, "{thinned}");
+        let left: Vec<u64> = outbox.after(0, usize::MAX).iter().map(|report| report.seq).collect();
+        assert_eq!(left, (4991..=5000).collect::<Vec<_>>());
+        assert!(outbox.spool.as_ref().unwrap().bytes() < 21_000);
+    }
+
+    #[test]
     fn an_emptied_spool_is_cut_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut outbox = Outbox::new(Some(Spool::create(dir.path()).unwrap()), Limits::default());
@@ -320,7 +400,7 @@ mod tests {
         let seq = outbox.push(Attempt::default(), 0, exited());
         drop(outbox);
         let found = leftovers(dir.path());
-        assert_eq!(found[0].reports[0].0.seq, seq, "numbers go on");
+        assert_eq!(found[0].reports[0].seq, seq, "numbers go on");
     }
 
     #[test]

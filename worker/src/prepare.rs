@@ -11,7 +11,9 @@ use mtinet_runtime::convert::ToProto;
 use crate::agent::Shared;
 use crate::dataset;
 use crate::link::{chain, delays};
+use crate::logs;
 use crate::rank_log::RankLog;
+use crate::uplink::unhurried;
 
 /// Downloads of a file that arrive damaged before it is given up.
 const DAMAGED_TRIES: usize = 3;
@@ -40,7 +42,8 @@ impl RankDir {
 
 impl Drop for RankDir {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        // Gigabytes of checkpoints, on a disk that may be slow.
+        if let Err(error) = unhurried(|| std::fs::remove_dir_all(&self.0)) {
             tracing::warn!(%error, dir = %self.0.display(), "could not remove the rank's directory");
         }
     }
@@ -62,7 +65,7 @@ pub async fn prepare(
         .await
         .map_err(|error| format!("looking for the data set broke off: {error}"))?
         .map_err(|error| error.to_string())?;
-    let (dir, log) = directories(&options.work_dir, assignment)
+    let (dir, log) = unhurried(|| directories(&options.work_dir, assignment))
         .map_err(|error| format!("work directory {}: {error}", options.work_dir.display()))?;
     let resume = Resume::fetch(shared, assignment, dir.path(), &log).await?;
     // A trial that has a checkpoint has left its initial weights behind.
@@ -97,15 +100,17 @@ pub async fn prepare(
 fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<(RankDir, RankLog)> {
     let trial = assignment.attempt.trial;
     let key = trial.key;
-    let attempt = work_dir
+    let trial_dir = work_dir
         .join(format!("study-{}-{}", trial.study, plain(&assignment.study_name)))
-        .join(format!("{}-{}-{}", key.arm, key.fold, key.seed))
-        .join(assignment.attempt.number.to_string());
+        .join(format!("{}-{}-{}", key.arm, key.fold, key.seed));
+    logs::tidy_trial(&trial_dir, logs::Limits::default());
+    let attempt = trial_dir.join(assignment.attempt.number.to_string());
     let dir = attempt.join(format!("rank{}", assignment.rank));
     // Left over where this attempt's number was used before, by an agent of another coordinator.
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => std::fs::create_dir_all(&dir)?,
+        // Again, where the directory above was empty and has just been tidied away.
+        _ => std::fs::create_dir_all(&dir).or_else(|_| std::fs::create_dir_all(&dir))?,
     }
     std::fs::create_dir_all(work_dir.join("cache/slices"))?;
     let log = attempt.join(format!("rank{}.log", assignment.rank));
@@ -192,7 +197,7 @@ async fn checkpoint(shared: &Shared, checkpoint: &CheckpointRef, dest: &Path) ->
 
 /// Brings an artifact to `dest`, checked; waits while the coordinator is merely away.
 async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<PathBuf, String> {
-    let mut damaged = 0;
+    let (mut damaged, mut refusals) = (0, 0);
     let mut client = shared.client.clone();
     for delay in delays() {
         match shared.cache.get_or_fetch(&mut client, artifact).await {
@@ -215,6 +220,13 @@ async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<P
                 let hash = &artifact.blake3;
                 tracing::warn!(error = chain(&error), hash, "fetching a file waits");
             }
+            Err(error) if error.is_unauthenticated() => match shared.access.readmit(&mut refusals).await {
+                Some(other) => {
+                    client = other;
+                    continue;
+                }
+                None => return Err(chain(&error)),
+            },
             Err(error) => return Err(chain(&error)),
         }
         tokio::time::sleep(delay).await;

@@ -1,5 +1,6 @@
 //! One rank from its assignment to its end: prepares, starts the trainer, watches it, sees its files stored.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +12,19 @@ use mtinet_proto::v1::{
 };
 use mtinet_runtime::convert::RankExit;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Shared;
 use crate::conversation::{Conversation, Said};
 use crate::log_copy::LogCopy;
+use crate::logs;
 use crate::prepare::{Prepared, prepare};
 use crate::process::{Trainer, exit_of, exit_words};
 use crate::rank_log::RankLog;
 use crate::session::RankKey;
+use crate::uplink::unhurried;
 use crate::uploads::{Job as UploadJob, Uploader};
 
 /// How long a trainer may live on after it closed its socket.
@@ -29,6 +32,8 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// How long the report of an end waits for the last lines of the log to be copied; they are copied later otherwise.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// How often a trainer's log is looked at.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the agent tells a rank.
 #[derive(Debug)]
@@ -68,10 +73,23 @@ struct Ending {
     problem: Option<String>,
     /// When it is killed.
     deadline: Option<Instant>,
+    /// When the grace of the stop is over: what it leaves has until then to be stored, and some time after its end.
+    grace: Option<Instant>,
     /// It was killed by the agent.
-    killed: bool,
+    killed: Option<Killed>,
     /// What it still has to upload is not wanted.
     discard: bool,
+    /// A stop that came after its end and left no time to store the rest: why.
+    late: Option<String>,
+}
+
+/// A process that was sent the signal that none refuses.
+#[derive(Clone, Copy, Debug)]
+struct Killed {
+    /// When it should be gone.
+    gone_by: Instant,
+    /// That it is not was said.
+    said: bool,
 }
 
 impl RankTask {
@@ -124,7 +142,11 @@ impl RankTask {
         let mut copying = tokio::spawn(self.copy_of(&log, begins).run(written.clone()));
         let (uploads, jobs) = mpsc::unbounded_channel();
         let (uplink, client, cache) = (shared.uplink.clone(), shared.client.clone(), shared.cache.clone());
-        let uploader = Uploader { key, uplink, client, cache, dir: dir.path().to_owned() };
+        let access = Arc::clone(&shared.access);
+        let (storing, left) = watch::channel(String::new());
+        let dir_path = dir.path().to_owned();
+        let uploader =
+            Uploader { key, uplink: uplink.clone(), client, access, cache, dir: dir_path, storing };
         let mut uploading = spawn(uploader.run(jobs));
         let gone = CancellationToken::new();
         let conversation = self.conversation(start, log.clone(), uploads, messages, gone.clone());
@@ -132,7 +154,9 @@ impl RankTask {
 
         let mut ending = Ending::default();
         let mut said = None;
+        let capping = spawn(cap(log.path().to_owned()));
         let status = self.watch(&mut trainer, &mut talking, &mut said, &to_trainer, &mut ending).await;
+        drop(capping);
         gone.cancel();
         let said = match said {
             Some(said) => said,
@@ -140,13 +164,21 @@ impl RankTask {
         };
         // The listener's name is of no use any more.
         let _ = std::fs::remove_file(&socket);
-        let unstored = if ending.discard { None } else { self.stored(&mut uploading).await };
+        let unstored =
+            if ending.discard { None } else { self.stored(&mut uploading, &mut ending, &left).await };
         drop(uploading);
         let exit = match status {
             Ok(status) => exit_of(status),
             Err(error) => return not_started(format!("could not wait for the trainer: {error}")),
         };
+        // One that failed on its own was not ended by a command that came after.
+        if exit == ProcessExit::Code(0) {
+            ending.stop = ending.stop.or(ending.late.take());
+        }
         let exit = describe(exit, said, &ending, unstored, trainer.memory_ran_out(), &log);
+        if !exit.finished && !exit.stopped {
+            log.path().parent().into_iter().for_each(logs::mark_failed);
+        }
         log.progress(&last_line(&exit));
         written.cancel();
         // With the report of the end they may be read at once; that of a coordinator that is away waits anyway.
@@ -211,13 +243,8 @@ impl RankTask {
         ending: &mut Ending,
     ) -> std::io::Result<std::process::ExitStatus> {
         loop {
-            let deadline = ending.deadline;
-            let due = async move {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = at(ending.deadline);
+            let survived = at(ending.killed.filter(|killed| !killed.said).map(|killed| killed.gone_by));
             tokio::select! {
                 // In this order: a trainer that is over was not ended by a command that came after.
                 biased;
@@ -234,28 +261,92 @@ impl RankTask {
                 }
                 () = due => {
                     ending.deadline = None;
-                    ending.killed = true;
+                    let gone_by = Instant::now() + self.shared.options.timings.kill;
+                    ending.killed.get_or_insert(Killed { gone_by, said: false });
                     if ending.stop.is_none() && ending.problem.is_none() {
                         ending.problem = Some(format!("the trainer did not end within {LINGER:?} of its last word"));
                     }
                     trainer.kill();
                 }
+                () = survived => {
+                    ending.killed = ending.killed.map(|killed| Killed { said: true, ..killed });
+                    tracing::warn!(
+                        pid = trainer.pid(),
+                        "the trainer was killed and is still there: it is stuck in a driver or on a file system that does \
+                         not answer; its slot stays taken until it ends, or this worker is restarted"
+                    );
+                }
             }
         }
     }
 
-    /// Waits for the uploads, unless they are not wanted any more. The trainer is over: commands do not concern it.
-    async fn stored(&mut self, uploading: &mut Job<Option<String>>) -> Option<String> {
+    /// Waits for the uploads: as long as it takes, but of an attempt that was stopped only until the stop's grace is over,
+    /// or that of storing. Returns in words what was not stored.
+    async fn stored(
+        &mut self,
+        uploading: &mut Job<Option<String>>,
+        ending: &mut Ending,
+        left: &watch::Receiver<String>,
+    ) -> Option<String> {
+        let over = Instant::now() + self.shared.options.timings.store;
+        let mut late = None;
         loop {
+            let deadline = ending.grace.map(|grace| grace.max(over));
             tokio::select! {
+                biased;
                 unstored = uploading.finish() => return unstored.flatten(),
                 Some(command) = self.commands.recv() => {
-                    if matches!(command, RankCommand::Stop { grace, .. } if grace.is_zero()) {
-                        return None;
+                    // The trainer is over: only a stop matters.
+                    if let RankCommand::Stop { reason, grace } = command {
+                        late.get_or_insert(reason);
+                        ending.grace = sooner(ending.grace, grace);
+                        if !grace.is_zero() {
+                            continue;
+                        }
+                        ending.late = late;
+                        return Some(unstored(left));
                     }
+                }
+                () = at(deadline) => {
+                    ending.late = late;
+                    return Some(unstored(left));
                 }
             }
         }
+    }
+}
+
+/// Keeps a log within its bounds, for as long as it is written.
+async fn cap(log: PathBuf) {
+    let mut ticks = tokio::time::interval(LOG_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = unhurried(|| logs::cap(&log, logs::Limits::default())) {
+            tracing::debug!(%error, log = %log.display(), "could not cut the log");
+        }
+    }
+}
+
+fn unstored(left: &watch::Receiver<String>) -> String {
+    let what = left.borrow();
+    let what = if what.is_empty() { "what it left" } else { what.as_str() };
+    tracing::warn!(what, "not stored in time: the coordinator's store does not take it");
+    format!("{what} could not be stored in time")
+}
+
+/// The end of a grace that begins now, where that is before the one that is known: a second, more patient order does not
+/// give a first one more time.
+fn sooner(known: Option<Instant>, grace: Duration) -> Option<Instant> {
+    let deadline = Instant::now() + grace;
+    Some(known.map_or(deadline, |known| known.min(deadline)))
+}
+
+/// Resolves then; never where there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -266,9 +357,8 @@ fn on_command(command: RankCommand, to_trainer: &mpsc::UnboundedSender<ToTrainer
             tracing::info!(reason, grace_ms = grace.as_millis(), "stopping the trainer");
             ending.stop.get_or_insert(reason);
             ending.discard |= grace.is_zero();
-            let deadline = Instant::now() + grace;
-            // A second, more patient order does not give a first one more time.
-            ending.deadline = Some(ending.deadline.map_or(deadline, |known| known.min(deadline)));
+            ending.deadline = sooner(ending.deadline, grace);
+            ending.grace = sooner(ending.grace, grace);
             tell(to_trainer, to_trainer::Message::Stop(TrainerStop {}));
         }
     }
@@ -324,8 +414,9 @@ fn describe(
     let message = if finished {
         String::new()
     } else if let Some(reason) = &ending.stop {
-        let how = if ending.killed { "; it was killed" } else { "" };
-        format!("stopped: {reason}{how}")
+        let how = if ending.killed.is_some() { "; it was killed" } else { "" };
+        let unstored = unstored.map(|unstored| format!("; {unstored}")).unwrap_or_default();
+        format!("stopped: {reason}{how}{unstored}")
     } else if let Some(message) = said.failed {
         message
     } else if let Some(problem) = &ending.problem {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use mtinet_domain::trial::Device;
 use mtinet_domain::{AttemptId, Rank, SlotIndex, WorkerId};
-use mtinet_proto::v1::{Hello, Report, RunningRank, report::Fact};
+use mtinet_proto::v1::{Hello, RankExited, Report, RunningRank, rank_exited, report::Fact};
 use mtinet_proto::{PROTOCOL_VERSION, v1};
 use mtinet_runtime::convert::{FromProto, ToProto};
 
@@ -69,14 +69,12 @@ impl Session {
     /// something to say about them, and not at all afterwards.
     pub fn inherit(leftover: Leftover) -> Self {
         let Hello { worker_id, name, slots, running, .. } = leftover.hello.clone();
-        let last = leftover.reports.last().map_or(0, |(report, _)| report.seq);
+        let last = leftover.reports.last().map_or(0, |told| told.seq);
         let over = |rank: RunningRank| {
-            let attempt = AttemptId::from_proto(rank.attempt?).ok()?;
-            let same =
-                |report: &Report| report.attempt == Some(attempt.to_proto()) && report.rank == rank.rank;
-            let exited = |report: &Report| same(report) && matches!(report.fact, Some(Fact::Exited(_)));
+            let of = (rank.attempt?, rank.rank);
             let exit =
-                leftover.reports.iter().find(|(report, _)| exited(report)).map(|(report, _)| report.seq);
+                leftover.reports.iter().find(|told| told.end_of.as_ref() == Some(&of)).map(|told| told.seq);
+            let attempt = AttemptId::from_proto(of.0).ok()?;
             // Without a report of its end it is mentioned until all is said, so that all of it counts.
             let exit = Some(exit.unwrap_or(last)).filter(|_| last > 0)?;
             Some(((attempt, Rank(rank.rank)), Held { slot: SlotIndex(rank.slot), exit: Some(exit) }))
@@ -167,10 +165,32 @@ impl Session {
     pub fn take_unsent(&mut self, max: usize) -> Vec<Report> {
         let Connection::Welcome { sent } = self.connection else { return Vec::new() };
         let reports = self.outbox.after(sent, max);
+        for seq in self.outbox.take_lost() {
+            self.on_lost(seq);
+        }
         if let Some(last) = reports.last() {
             self.connection = Connection::Welcome { sent: last.seq };
         }
         reports
+    }
+
+    /// Whether there is something that this connection has not carried: after an empty [`Session::take_unsent`], something
+    /// that could not be read.
+    pub fn has_unsent(&self) -> bool {
+        matches!(self.connection, Connection::Welcome { sent } if self.outbox.has_after(sent))
+    }
+
+    /// A report is gone. Where it was a rank's end, the rank still has one.
+    fn on_lost(&mut self, seq: u64) {
+        let Some((&key, _)) = self.ranks.iter().find(|(_, held)| held.exit == Some(seq)) else { return };
+        if self.is_heir {
+            // Its ranks are given back in any case.
+            self.ranks.remove(&key);
+        } else {
+            let message = "the report of its end was lost on the worker's disk".to_owned();
+            let how = Some(rank_exited::How::Code(-1));
+            self.report(key, Fact::Exited(RankExited { how, message, ..RankExited::default() }));
+        }
     }
 
     /// A rank is being started in this slot.
@@ -240,7 +260,7 @@ pub fn report_message(report: Report) -> v1::WorkerMessage {
 #[cfg(test)]
 mod tests {
     use mtinet_domain::{AttemptNumber, StudyId, TrialId};
-    use mtinet_proto::v1::{RankExited, RankStarted};
+    use mtinet_proto::v1::RankStarted;
 
     use super::*;
     use crate::outbox::Limits;
@@ -344,6 +364,39 @@ mod tests {
         assert_eq!((hello.worker_id.as_str(), hello.running.len()), ("w2", 1));
         session.on_welcome(0);
         assert_eq!(seqs(&session.take_unsent(9)), [1]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_silences_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { memory_bytes: 0, ..Limits::default() };
+        let outbox = Outbox::new(Some(Spool::create(dir.path()).unwrap()), limits);
+        let mut session = Session::new("a".into(), &[Device::Cpu], outbox);
+        session.on_joined(WorkerId("w1".into()));
+        session.on_rank_held(key(0), SlotIndex(0));
+        session.report(key(0), started(1));
+        session.report(key(0), exited());
+        session.report(key(1), started(2));
+        session.outbox.damage(2);
+        session.hello();
+        session.on_welcome(0);
+        assert_eq!(seqs(&session.take_unsent(9)), [1]);
+        let mut tries = 0;
+        let rest = loop {
+            let reports = session.take_unsent(9);
+            if !reports.is_empty() {
+                break reports;
+            }
+            assert!(session.has_unsent() && tries < 10, "it may be read the next time");
+            tries += 1;
+        };
+        assert!(tries > 2, "the disk had its chances");
+        assert_eq!(seqs(&rest), [3, 4]);
+        let end = &rest[1].fact;
+        assert!(matches!(end, Some(Fact::Exited(exit)) if exit.message.contains("lost")), "{end:?}");
+        assert!(!session.has_unsent());
+        session.on_ack(4);
+        assert!(session.hello().unwrap().running.is_empty() && session.backlog().reports == 0);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the agent's user can set: flags over environment over file over `default.toml`, resolved to [`Options`].
 
+use std::ffi::OsString;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -37,7 +39,7 @@ pub struct Cli {
     /// Data sets lie in this directory; no study reaches outside of it [default: the current directory].
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
-    /// Logs, caches and files on their way [default: under $XDG_STATE_HOME or the temporary directory].
+    /// Logs, caches and files on their way [default: mtinet-worker under $XDG_STATE_HOME or ~/.local/state].
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
     /// Address that collectives bind to and other workers reach [default: 127.0.0.1].
@@ -178,14 +180,39 @@ fn host_name() -> String {
 
 fn work_dir(given: &Path) -> anyhow::Result<PathBuf> {
     let dir = if given.as_os_str().is_empty() {
-        let state = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        state.unwrap_or_else(std::env::temp_dir).join("mtinet-worker")
+        usual_work_dir(|name| std::env::var_os(name))
     } else {
         given.to_owned()
     };
-    std::fs::create_dir_all(&dir)
-        .with_context(|| format!("work directory {}: give --work-dir another", dir.display()))?;
-    dir.canonicalize().with_context(|| format!("work directory {}", dir.display()))
+    own_dir(&dir, nix::unistd::geteuid().as_raw())
+}
+
+/// A place that outlives a restart of the machine: the identity, which a token buys once, and the spool are there.
+fn usual_work_dir(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    // The XDG base directory specification has relative paths ignored.
+    let dir = |name| variable(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let state = dir("XDG_STATE_HOME").or_else(|| dir("HOME").map(|home| home.join(".local/state")));
+    state.unwrap_or_else(std::env::temp_dir).join("mtinet-worker")
+}
+
+/// The directory, made where it is missing and then for its owner alone. One that somebody else owns is refused: they could
+/// change data and identities in it, and lead logs astray.
+fn own_dir(dir: &Path, user: u32) -> anyhow::Result<PathBuf> {
+    let name = dir.display();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("work directory {name}: give --work-dir another"))?;
+    let dir = dir.canonicalize().with_context(|| format!("work directory {name}"))?;
+    let owner = dir.metadata().with_context(|| format!("work directory {name}"))?.uid();
+    if owner != user {
+        bail!(
+            "work directory {name} belongs to user {owner}, and this worker runs as user {user}: give --work-dir one of \
+             its own"
+        );
+    }
+    Ok(dir)
 }
 
 fn trainer(given: &Path) -> anyhow::Result<PathBuf> {
@@ -214,6 +241,38 @@ mod tests {
         assert_eq!(settings.worker.advertise, "127.0.0.1");
         assert_eq!(settings.worker.hang_timeout.as_duration(), Timings::default().hang);
         assert_eq!(settings.worker.stop_grace.as_duration(), Timings::default().stop_grace);
+    }
+
+    #[test]
+    fn the_work_directory_outlives_a_restart_of_the_machine_where_there_is_a_home() {
+        let place = |state: &str, home: &str| {
+            let variable = |name: &str| match name {
+                "XDG_STATE_HOME" => Some(state),
+                "HOME" => Some(home),
+                _ => None,
+            };
+            usual_work_dir(|name| variable(name).filter(|value| !value.is_empty()).map(OsString::from))
+        };
+        assert_eq!(place("/state", "/home/a"), Path::new("/state/mtinet-worker"));
+        for state in ["", "state"] {
+            assert_eq!(place(state, "/home/a"), Path::new("/home/a/.local/state/mtinet-worker"));
+        }
+        assert_eq!(place("", ""), std::env::temp_dir().join("mtinet-worker"));
+    }
+
+    #[test]
+    fn the_work_directory_is_its_owners_alone_and_another_users_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("state/worker");
+        let user = nix::unistd::geteuid().as_raw();
+        let made = own_dir(&new, user).unwrap();
+        assert_eq!(made.metadata().unwrap().mode() & 0o777, 0o700);
+        assert_eq!(own_dir(&new, user).unwrap(), made);
+        let words = own_dir(&new, user + 1).unwrap_err().to_string();
+        assert!(
+            words.contains(&format!("belongs to user {user}")) && words.contains("--work-dir"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mtinet_proto::v1::{Hello, Report, WorkerMessage, worker_message};
+use mtinet_proto::v1::report::Fact;
+use mtinet_proto::v1::{Attempt, Hello, Report, WorkerMessage, worker_message};
 use prost::Message;
 
 const MAGIC: &[u8] = b"MTSPOOL1";
@@ -37,13 +38,27 @@ pub struct Place {
     length: u32,
 }
 
+#[cfg(test)]
+impl Place {
+    /// Where nothing can be read.
+    pub fn beyond(self) -> Self {
+        Self { offset: self.offset + (1 << 40), ..self }
+    }
+}
+
 /// The file of one agent process.
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
     file: File,
     end: u64,
+    #[cfg(test)]
+    held: Option<Held>,
 }
+
+/// Tells a test that a sync has begun, and waits for it.
+#[cfg(test)]
+type Held = (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
 
 /// What a former agent left behind.
 #[derive(Debug)]
@@ -51,9 +66,36 @@ pub struct Leftover {
     /// Who it was and what it held.
     pub hello: Hello,
     /// What it had not been told to be recorded, in order.
-    pub reports: Vec<(Report, Place)>,
+    pub reports: Vec<Told>,
     /// The file, which is locked.
     pub spool: Spool,
+}
+
+/// What a former agent reported, as far as it must be known before it is said: all of it would not fit into memory.
+#[derive(Debug)]
+pub struct Told {
+    /// Its number.
+    pub seq: u64,
+    /// Where it lies.
+    pub place: Place,
+    /// Whether it is measurements.
+    pub is_metrics: bool,
+    /// The attempt and rank whose end it tells.
+    pub end_of: Option<(Attempt, u32)>,
+}
+
+impl Told {
+    fn new(report: Report, place: Place) -> Self {
+        let Report { seq, attempt, rank, fact } = report;
+        let is_metrics = matches!(fact, Some(Fact::Metrics(_)));
+        let is_end = matches!(fact, Some(Fact::Exited(_)));
+        Self { seq, place, is_metrics, end_of: attempt.filter(|_| is_end).map(|attempt| (attempt, rank)) }
+    }
+
+    /// Its encoded size.
+    pub fn bytes(&self) -> usize {
+        self.place.length as usize
+    }
 }
 
 impl Spool {
@@ -68,7 +110,13 @@ impl Spool {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         file.try_lock()?;
         file.write_all_at(MAGIC, 0)?;
-        Ok(Self { path, file, end: MAGIC.len() as u64 })
+        Ok(Self {
+            path,
+            file,
+            end: MAGIC.len() as u64,
+            #[cfg(test)]
+            held: None,
+        })
     }
 
     /// Appends a message; with `durable` it is on the disk when this returns. After an error the file is as before.
@@ -83,7 +131,7 @@ impl Spool {
         frame.extend(checksum(&payload));
         frame.extend(&payload);
         let written = self.file.write_all_at(&frame, self.end);
-        if let Err(error) = written.and_then(|()| if durable { self.file.sync_data() } else { Ok(()) }) {
+        if let Err(error) = written.and_then(|()| if durable { self.sync() } else { Ok(()) }) {
             // What was written of it must not stand before a later frame. Shrinking works on a full disk too.
             let _ = self.file.set_len(self.end);
             return Err(error);
@@ -127,7 +175,7 @@ impl Spool {
                 .iter()
                 .map(|place| new.append(&WorkerMessage { message: Some(self.message(*place)?) }, false))
                 .collect();
-            new.file.sync_data()?;
+            new.sync()?;
             copied
         };
         let copied = copy();
@@ -162,6 +210,21 @@ impl Spool {
         self.file = File::open(&self.path).expect("the file is there");
     }
 
+    /// As if the disk took each sync only once `release` is closed.
+    #[cfg(test)]
+    pub fn hold_syncs(&mut self, began: std::sync::mpsc::Sender<()>, release: std::sync::mpsc::Receiver<()>) {
+        self.held = Some((began, release));
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some((began, release)) = &self.held {
+            // Both fail only when the test is over.
+            let _ = (began.send(()), release.recv());
+        }
+        self.file.sync_data()
+    }
+
     fn message(&self, place: Place) -> io::Result<worker_message::Message> {
         let mut payload = vec![0; place.length as usize];
         self.file.read_exact_at(&mut payload, place.offset)?;
@@ -193,12 +256,18 @@ fn open(path: &Path) -> io::Result<Option<Leftover>> {
     }
     let mut magic = [0; 8];
     let is_ours = file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
-    let mut spool = Spool { path: path.to_owned(), file, end: MAGIC.len() as u64 };
+    let mut spool = Spool {
+        path: path.to_owned(),
+        file,
+        end: MAGIC.len() as u64,
+        #[cfg(test)]
+        held: None,
+    };
     let (mut hello, mut reports) = (None, Vec::new());
     while let Some(place) = next_frame(&spool).filter(|_| is_ours) {
         match spool.message(place)? {
             worker_message::Message::Hello(said) => hello = Some(said),
-            worker_message::Message::Report(report) => reports.push((report, place)),
+            worker_message::Message::Report(report) => reports.push(Told::new(report, place)),
             worker_message::Message::Heartbeat(_) => {}
         }
         spool.end = place.offset + u64::from(place.length);
@@ -243,7 +312,7 @@ pub fn hello_message(hello: Hello) -> WorkerMessage {
 
 #[cfg(test)]
 mod tests {
-    use mtinet_proto::v1::{RankStarted, RunningRank, report::Fact};
+    use mtinet_proto::v1::{RankStarted, RunningRank};
 
     use super::*;
     use crate::session::report_message;
@@ -259,7 +328,7 @@ mod tests {
     }
 
     fn seqs(leftover: &Leftover) -> Vec<u64> {
-        leftover.reports.iter().map(|(report, _)| report.seq).collect()
+        leftover.reports.iter().map(|told| told.seq).collect()
     }
 
     #[test]

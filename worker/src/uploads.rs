@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_proto::v1::report::Fact;
@@ -11,8 +12,10 @@ use mtinet_proto::v1::{self, SavedCheckpoint, TrainerEvaluated};
 use mtinet_runtime::artifacts::{self, ArtifactError, Cache};
 use mtinet_runtime::convert::{ToProto, optional};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use crate::access::Access;
 use crate::link::{chain, delays};
 use crate::session::RankKey;
 use crate::uplink::Uplink;
@@ -29,6 +32,15 @@ pub enum Job {
     Evaluated(TrainerEvaluated),
 }
 
+impl Job {
+    fn words(&self) -> String {
+        match self {
+            Self::Checkpoint(saved) => format!("the checkpoint of step {}", saved.step),
+            Self::Evaluated(_) => "the results".to_owned(),
+        }
+    }
+}
+
 /// The one uploader of a rank.
 #[derive(Debug)]
 pub struct Uploader {
@@ -38,10 +50,14 @@ pub struct Uploader {
     pub uplink: Uplink,
     /// Where they go.
     pub client: WorkerClient<Channel>,
+    /// What it shows there, when the client's certificate is not taken any more.
+    pub access: Arc<Access>,
     /// Where the last checkpoint stays on this machine.
     pub cache: Cache,
     /// The rank's directory; nothing outside of it is deleted.
     pub dir: PathBuf,
+    /// What is being stored, in words, while something is.
+    pub storing: watch::Sender<String>,
 }
 
 /// What a trainer wrote and is not dealt with yet. Only the newest checkpoint counts: while the coordinator is away for
@@ -125,6 +141,7 @@ impl Uploader {
         let mut problem = None;
         let mut stored = None;
         while let Some(job) = intake.next().await {
+            self.storing.send_replace(job.words());
             match job {
                 Job::Checkpoint(saved) => {
                     stored = self.checkpoint(&saved, &mut intake).await.or(stored);
@@ -136,6 +153,7 @@ impl Uploader {
                 }
             }
         }
+        self.storing.send_replace(String::new());
         if let Some((path, artifact)) = stored {
             self.keep(&path, &artifact).await;
         }
@@ -205,7 +223,7 @@ impl Uploader {
             Some(artifact) => artifact,
             None => artifacts::describe(path).await?,
         };
-        let mut said = false;
+        let (mut said, mut refusals) = (false, 0);
         for delay in delays() {
             let sent = tokio::select! {
                 sent = artifacts::put_known(&mut self.client, path, &artifact) => sent,
@@ -223,6 +241,10 @@ impl Uploader {
                         () = intake.superseded(), if may_be_superseded => return Ok(None),
                     }
                 }
+                Err(error) if error.is_unauthenticated() => match self.access.readmit(&mut refusals).await {
+                    Some(client) => self.client = client,
+                    None => return Err(error),
+                },
                 // It went because newer ones came.
                 Err(_) if may_be_superseded && intake.has_newer() => return Ok(None),
                 Err(error) => return Err(error),

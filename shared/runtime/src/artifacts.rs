@@ -76,6 +76,11 @@ impl ArtifactError {
         }
     }
 
+    /// Whether the coordinator does not take this program's certificate: with another one it may answer.
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Rpc { source, .. } if source.code() == tonic::Code::Unauthenticated)
+    }
+
     fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { doing, path, source }

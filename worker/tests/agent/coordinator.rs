@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
-    Ack, Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, PutLogRequest, PutLogResponse, Report, Welcome, WorkerMessage, coordinator_message,
+    Ack, Artifact, ArtifactChunk, Attempt, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest,
+    JoinResponse, PutArtifactRequest, PutLogRequest, PutLogResponse, Report, Welcome, WorkerMessage,
+    coordinator_message,
     put_artifact_request, report, worker_message,
 };
 use mtinet_runtime::net;
@@ -34,6 +35,8 @@ pub struct Ledger {
     pub heartbeats: usize,
     /// What heartbeats said of the machine.
     pub usage: Vec<mtinet_proto::v1::MachineUsage>,
+    /// For each heartbeat that named working attempts, which.
+    pub working: Vec<Vec<Attempt>>,
     pub artifacts: HashMap<String, Vec<u8>>,
     /// Logs by rank, and how often the next answers to them are lost.
     pub logs: HashMap<u32, Vec<u8>>,
@@ -45,6 +48,10 @@ pub struct Ledger {
     /// What it does not do.
     pub silent: bool,
     pub refusal: Option<String>,
+    /// Its store takes nothing.
+    pub full: bool,
+    /// Files that it did not take.
+    pub refused: usize,
     /// It does not know the worker of the next session any more.
     pub forgetful: bool,
     session: Option<Session>,
@@ -111,6 +118,7 @@ impl Service {
                 Some(worker_message::Message::Heartbeat(heartbeat)) => {
                     ledger.heartbeats += 1;
                     ledger.usage.extend(heartbeat.usage);
+                    ledger.working.extend(Some(heartbeat.working).filter(|working| !working.is_empty()));
                     return;
                 }
                 Some(worker_message::Message::Report(report)) => {
@@ -171,6 +179,13 @@ impl Worker for Service {
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<Artifact>, Status> {
+        let full = self.change(|ledger| {
+            ledger.refused += usize::from(ledger.full);
+            ledger.full
+        });
+        if full {
+            return Err(Status::unavailable("no space left on device"));
+        }
         let (mut announced, mut content) = (None, Vec::new());
         let mut parts = request.into_inner();
         while let Some(part) = parts.next().await {

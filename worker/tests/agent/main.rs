@@ -299,6 +299,49 @@ async fn a_patient_stop_leaves_a_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trainer_that_only_works_gives_a_sign_of_life_and_not_with_each_heartbeat() {
+    let scene = Scene::start("evaluate");
+    scene.start_rank(|_| {}).await;
+    let named = |ledger: &coordinator::Ledger| (!ledger.working.is_empty()).then_some(ledger.heartbeats);
+    let beats = scene.coordinator.until("a sign of life", named).await;
+    let later =
+        |ledger: &coordinator::Ledger| (ledger.heartbeats > beats + 20).then(|| ledger.working.clone());
+    let working = scene.coordinator.until("more heartbeats", later).await;
+    assert_eq!(working, [vec![attempt().unwrap()]]);
+    scene.stop(20_000).await;
+    scene.exit().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_takes_nothing_does_not_keep_a_stopped_rank() {
+    for then in [None, Some(0)] {
+        let scene = Scene::start_with("train", |options| {
+            options.timings.store = Duration::from_millis(if then.is_some() { 3_600_000 } else { 300 });
+        });
+        scene.coordinator.change(|ledger| ledger.full = true);
+        scene.start_rank(|_| {}).await;
+        let pid = scene.training().await;
+        scene.stop(if then.is_some() { 20_000 } else { 3000 }).await;
+        if let Some(grace_ms) = then {
+            // The trainer ends on its own; what it left is waited for until nobody wants it any more.
+            scene.coordinator.until("an upload", |ledger| (ledger.refused > 0).then_some(())).await;
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+            while is_alive(pid) {
+                assert!(tokio::time::Instant::now() < deadline, "the trainer goes on");
+                tokio::task::yield_now().await;
+            }
+            scene.stop(grace_ms).await;
+        }
+        let exit = scene.exit().await;
+        assert_eq!((exit.finished, exit.stopped), (false, true));
+        assert!(exit.message.starts_with("stopped: cancelled; the checkpoint of step "), "{}", exit.message);
+        assert!(exit.message.ends_with("could not be stored in time"), "{}", exit.message);
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn patience_has_an_end() {
     for grace_ms in [0, 100] {
         let scene = Scene::start("stubborn");

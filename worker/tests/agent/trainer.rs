@@ -13,7 +13,7 @@ use std::time::Duration;
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::{
     FromTrainer, MetricRecord, RendezvousReady, SavedCheckpoint, ToTrainer, TrainerEvaluated, TrainerFailed,
-    TrainerFinished, TrainerHello, TrainerStart, from_trainer, metric_record, to_trainer,
+    TrainerFinished, TrainerHello, TrainerStart, TrainerWorking, from_trainer, metric_record, to_trainer,
 };
 use nix::sys::signal::{Signal, raise};
 use prost::Message;
@@ -53,6 +53,7 @@ pub fn main() {
         "flood" => trainer.flood(),
         "train" => trainer.train(false),
         "stubborn" => trainer.train(true),
+        "evaluate" => trainer.evaluate(),
         other => panic!("no script {other}"),
     };
     std::process::exit(code);
@@ -181,6 +182,14 @@ impl Trainer {
             }
         }
         1
+    }
+
+    /// Works until it is told to stop, and has nothing to report meanwhile.
+    fn evaluate(&mut self) -> i32 {
+        while !matches!(self.told.recv_timeout(STEP), Ok(to_trainer::Message::Stop(_))) {
+            self.say(from_trainer::Message::Working(TrainerWorking { step: 1 }));
+        }
+        0
     }
 
     fn step(&mut self, step: u64, values: &[(&str, f64)]) {

@@ -102,6 +102,23 @@ impl NewKey {
         Ok(Self(KeyPair::generate()?))
     }
 
+    /// The key that waits in `path` for its certificate, else a new one, which is on disk (0600) when this returns. With
+    /// the same key a token buys the same identity again, also for a program that was ended before it could store it.
+    ///
+    /// # Errors
+    /// Where the system gives no randomness, or the file cannot be written.
+    pub fn kept(path: &Path) -> Result<Self, TlsError> {
+        // One that others may have read, or half a one, is worth nothing.
+        if let Ok(pem) = read_private(path)
+            && let Ok(key) = KeyPair::from_pem(pem.expose_secret())
+        {
+            return Ok(Self(key));
+        }
+        let key = KeyPair::generate()?;
+        write_private(path, key.serialize_pem().as_bytes())?;
+        Ok(Self(key))
+    }
+
     /// The signing request, DER.
     ///
     /// # Errors
