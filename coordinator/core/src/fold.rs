@@ -343,7 +343,7 @@ impl Core {
     }
 
     /// Ends the replay of the log: workers that hold running attempts have until the end of the grace to come back,
-    /// and nothing is started again meanwhile. Returns artifacts that nothing refers to any more.
+    /// and nothing is started again meanwhile.
     pub fn on_restarted(&mut self, now_ms: u64) {
         let holders: std::collections::BTreeSet<_> =
             self.current_attempts().flat_map(|(_, _, gang)| gang.live_workers()).collect();

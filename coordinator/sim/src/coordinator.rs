@@ -241,7 +241,7 @@ impl Coordinator {
         if !core.is_durably(&self.shadow) {
             return Err("a replay without measurements restores another state".into());
         }
-        // What became garbage and was not let go of before the end is let go of now.
+        // What became garbage and was not let go of before the end is left to the sweep.
         core.on_restarted(now);
         self.core = core;
         self.up = true;
