@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_proto::v1::metric_record::Scope;
 use mtinet_proto::v1::report::Fact;
 use mtinet_proto::v1::{
     FromTrainer, MetricBatch, MetricRecord, ToTrainer, TrainerStart, from_trainer, to_trainer,
@@ -15,6 +16,7 @@ use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::Frames;
+use crate::metrics::{Metrics, StepTimes};
 use crate::session::RankKey;
 use crate::uplink::Uplink;
 use crate::uploads::Job;
@@ -31,6 +33,8 @@ pub struct Conversation {
     pub key: RankKey,
     /// Where the trainer's facts go.
     pub uplink: Uplink,
+    /// Where its steps are counted.
+    pub metrics: Metrics,
     /// Where its files go.
     pub uploads: mpsc::UnboundedSender<Job>,
     /// What it is told first.
@@ -131,6 +135,7 @@ impl Conversation {
         let mut batch = Vec::new();
         let mut due = Instant::now();
         let mut works = false;
+        let mut times = StepTimes::default();
         loop {
             // From here, not from the last word: what the uplink made it wait is not the trainer's silence.
             let patience = Instant::now() + self.silence;
@@ -168,6 +173,7 @@ impl Conversation {
                     due = Instant::now() + self.metrics_interval;
                 }
                 said.at_step(record.step);
+                self.time(&mut times, &record);
                 batch.push(record);
                 if batch.len() >= BATCH_RECORDS {
                     self.flush(&mut batch).await;
@@ -201,6 +207,14 @@ impl Conversation {
             from_trainer::Message::Hello(_)
             | from_trainer::Message::Metrics(_)
             | from_trainer::Message::Working(_) => {}
+        }
+    }
+
+    fn time(&self, times: &mut StepTimes, record: &MetricRecord) {
+        if record.scope() == Scope::Step
+            && let Some(seconds) = times.next(record.step, record.train_seconds)
+        {
+            self.metrics.step(seconds);
         }
     }
 

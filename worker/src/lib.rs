@@ -13,6 +13,8 @@ pub mod devices;
 mod estate;
 mod frames;
 mod link;
+mod metrics;
+mod options;
 mod outbox;
 mod prepare;
 mod process;
@@ -24,4 +26,5 @@ mod uplink;
 mod uploads;
 mod usage;
 
-pub use agent::{AgentError, Options, Timings, run};
+pub use agent::{AgentError, run};
+pub use options::{Options, Timings};

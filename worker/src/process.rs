@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use mtinet_domain::trial::ProcessExit;
+use mtinet_runtime::telemetry::FORMAT_VARIABLE;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+
+use crate::options::Options;
 
 /// Variables that no trainer needs and no log may show.
 const SECRET_PREFIX: &str = "MTINET_TOKEN";
@@ -26,19 +29,25 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Starts `program run --socket SOCKET` with its output appended to `log`.
+    /// Starts `program run --socket SOCKET` with its output appended to `log`, and of `options` its threads and format of logs.
     ///
     /// # Errors
     /// Where the program cannot be executed or the log cannot be written.
-    pub fn spawn(program: &Path, socket: &Path, log: &Path, threads: u32) -> io::Result<Self> {
+    pub fn spawn(program: &Path, socket: &Path, log: &Path, options: &Options) -> io::Result<Self> {
         let out = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
         command
             .args(["run", "--socket"])
             .arg(socket)
-            .env("OMP_NUM_THREADS", threads.to_string())
+            .env("OMP_NUM_THREADS", options.threads.to_string())
+            .env(FORMAT_VARIABLE, if options.json_logs { "json" } else { "text" })
             // What cuBLAS asks for to compute the same bits each time.
             .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            // CUDA counts as nvidia-smi does, unless somebody wants it otherwise: what is measured is what is used.
+            .env(
+                "CUDA_DEVICE_ORDER",
+                std::env::var_os("CUDA_DEVICE_ORDER").unwrap_or_else(|| "PCI_BUS_ID".into()),
+            )
             // Warnings of libtorch would push a trainer's own last words out of the end of its log.
             .env("TORCH_CPP_LOG_LEVEL", "ERROR")
             .stdin(Stdio::null())
@@ -119,8 +128,22 @@ pub fn log_tail(log: &Path) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
+    let lines: Vec<String> = text.lines().map(words).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n").trim().to_owned()
+}
+
+/// What a line says: two failures are compared by their words, which must not differ by the time of a JSON line.
+fn words(line: &str) -> String {
+    let fields: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(line).ok();
+    match fields
+        .as_ref()
+        .and_then(|fields| Some((fields.get("level")?.as_str()?, fields.get("message")?.as_str()?)))
+    {
+        Some(("ERROR", message)) => format!("error: {message}"),
+        Some(("WARN", message)) => format!("warning: {message}"),
+        Some((_, message)) => message.to_owned(),
+        None => line.to_owned(),
+    }
 }
 
 /// Kills for lack of memory that this process's control group counts; none where that cannot be read.
@@ -180,5 +203,9 @@ mod tests {
         let tail = log_tail(log.path());
         assert!(tail.starts_with("line 4980\n") && tail.ends_with("line 4999"), "{tail}");
         assert_eq!(log_tail(Path::new("/nowhere")), "");
+        let json =
+            "{\"level\":\"WARN\",\"message\":\"no room\",\"timestamp\":\"2026\"}\nTraceback {\n{\"a\": 1}";
+        std::fs::write(log.path(), json).unwrap();
+        assert_eq!(log_tail(log.path()), "warning: no room\nTraceback {\n{\"a\": 1}");
     }
 }

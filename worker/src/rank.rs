@@ -102,7 +102,7 @@ impl RankTask {
             }
         };
         let program = &shared.options.trainer;
-        let mut trainer = match Trainer::spawn(program, &socket, &log, shared.options.threads) {
+        let mut trainer = match Trainer::spawn(program, &socket, &log, &shared.options) {
             Ok(trainer) => trainer,
             Err(error) => return not_started(format!("could not start {}: {error}", program.display())),
         };
@@ -117,6 +117,7 @@ impl RankTask {
         let conversation = Conversation {
             key,
             uplink,
+            metrics: shared.metrics.clone(),
             uploads,
             start,
             to_trainer: messages,

@@ -17,6 +17,7 @@ use super::data_dir::DataDir;
 use super::driver::{self, Driver};
 use super::error::ServerError;
 use super::fleet_log::FleetLog;
+use super::metrics::{Export, Metrics};
 use super::options::ServerOptions;
 use super::services::{ClientService, WorkerService};
 use super::store::{self, Reader};
@@ -35,6 +36,8 @@ pub struct Ready {
     pub operator: Arc<SharedIdentity>,
     /// What it serves with; for tests.
     pub access: Arc<Access>,
+    /// What it exports to Prometheus.
+    pub export: Export,
 }
 
 /// Makes a token of a data directory that nobody serves.
@@ -81,11 +84,14 @@ pub async fn serve_and_tell(
     let (writer, reader) = store::open(&dir.database())?;
     let artifacts = Artifacts::local(&dir.artifacts())?;
     let fleet = FleetLog::open(&dir.fleet())?;
-    let core = replay(&options, &reader, &fleet, &artifacts).await?;
+    let metrics = Metrics::new(artifacts.traffic());
+    let core = replay(&options, &reader, &fleet, &artifacts, &metrics).await?;
     let stop = CancellationToken::new();
     // When this future is dropped, so is everything it started.
     let _stop_with_me = stop.clone().drop_guard();
-    let Driver { handle, mut task } = driver::spawn(core, writer, fleet, artifacts.clone(), stop.clone());
+    let Driver { handle, mut task } =
+        driver::spawn(core, writer, fleet, artifacts.clone(), metrics.clone(), stop.clone());
+    let export = Export { metrics, driver: handle.clone(), artifacts: artifacts.clone() };
     tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
     let usage = FleetUsage::default();
     let worker = WorkerService::new(handle.clone(), artifacts.clone(), usage.clone(), &options);
@@ -103,6 +109,7 @@ pub async fn serve_and_tell(
     }
     let connections = tls::incoming(listener, access.security()?, options.access.limits, access.open.clone());
     let serving = server
+        .layer(export.metrics.layer())
         .layer(GateLayer::new(Arc::clone(&access.gate)))
         .add_service(net::auth_server(AuthService::new(Arc::clone(&access))))
         .add_service(worker)
@@ -113,7 +120,8 @@ pub async fn serve_and_tell(
     let mut serving = std::pin::pin!(serving);
     let mut driven = None;
     access.publish()?;
-    ready(Ready { url: access.url().to_owned(), operator: access.operator(), access: Arc::clone(&access) });
+    let (url, operator) = (access.url().to_owned(), access.operator());
+    ready(Ready { url, operator, access: Arc::clone(&access), export });
     tokio::select! {
         served = &mut serving => served?,
         result = &mut task => driven = Some(result),
@@ -139,6 +147,7 @@ async fn replay(
     reader: &Reader,
     fleet: &FleetLog,
     artifacts: &Artifacts,
+    metrics: &Metrics,
 ) -> Result<Core, ServerError> {
     let reader = reader.clone();
     let replay = tokio::task::spawn_blocking(move || reader.replay()).await??;
@@ -146,6 +155,7 @@ async fn replay(
     for recorded in &replay.events {
         let applied = core.apply(recorded);
         applied.map_err(|source| ServerError::Replay { path: options.data_dir.clone(), source })?;
+        metrics.replay(recorded);
     }
     for (worker, seq) in &replay.report_seqs {
         core.restore_seq(worker, *seq);

@@ -129,7 +129,7 @@ fn judge(interval: Duration, watch: &Mutex<Watch>, activity: &Activity, agent: &
             watch.verdict(Instant::now())
         };
         if let Some(message) = verdict {
-            eprintln!("error: {message}");
+            tracing::error!("{message}");
             let step = Some(activity.step.load(Ordering::Relaxed).saturating_sub(1));
             // Its exit code tells the agent too, should this not get through.
             agent.send(Message::Failed(TrainerFailed { message, step })).ok();

@@ -103,7 +103,7 @@ impl Client for ClientService {
         let dataset: DatasetRef = required("dataset", request.dataset)?;
         self.check_initial_weights(&spec).await?;
         let study = self.driver.submit(Box::new(spec), dataset, by.clone()).await?;
-        tracing::info!(target: "audit", by, %study, "submitted a study");
+        tracing::info!(target: "audit", by, study = study.0, "submitted a study");
         Ok(Response::new(SubmitStudyResponse { study: study.0 }))
     }
 
@@ -371,7 +371,7 @@ impl Feed {
     }
 
     async fn break_off(&self, error: impl std::error::Error) -> Over {
-        tracing::error!(%error, study = %self.study, "could not read events");
+        tracing::error!(%error, study = self.study.0, "could not read events");
         let _ = self.events.send(Err(Status::internal("the event log could not be read"))).await;
         Over
     }

@@ -8,6 +8,7 @@ mod fleet;
 mod frozen;
 mod joining;
 mod lifecycle;
+mod metrics;
 mod refusals;
 mod requests;
 mod usage;
