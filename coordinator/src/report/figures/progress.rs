@@ -23,8 +23,8 @@ const TITLE: usize = 40;
 
 const GRID: [u8; 3] = [0xdc; 3];
 const SOFT: [u8; 3] = [0x55; 3];
-/// Those of Okabe and Ito (2008), as far as they are seen on white, and grey.
-const SERIES: [[u8; 3]; 7] = [
+/// Those of Okabe and Ito (2008), as far as they are seen on white, grey and black: as many as an arm has losses.
+const SERIES: [[u8; 3]; 8] = [
     [0x00, 0x72, 0xb2],
     [0xd5, 0x5e, 0x00],
     [0x00, 0x9e, 0x73],
@@ -32,6 +32,7 @@ const SERIES: [[u8; 3]; 7] = [
     [0xe6, 0x9f, 0x00],
     [0x56, 0xb4, 0xe9],
     [0x77, 0x77, 0x77],
+    [0x00, 0x00, 0x00],
 ];
 
 /// Points of one name.
@@ -51,7 +52,9 @@ pub fn progress_png(trial: &str, curves: &LearningCurves) -> Option<Vec<u8>> {
     let training = curves.training();
     let names =
         training.names().iter().filter(|name| !matches!(name.as_str(), TRAIN_SECONDS | LEARNING_RATE));
-    let losses: Vec<Line> = names.map(|name| line(name, &training.series(name), &scale)).collect();
+    let mut losses: Vec<Line> = names.map(|name| line(name, &training.series(name), &scale)).collect();
+    // The sum first, then its terms as they were reported.
+    losses.sort_by_key(|line| line.name != "loss");
     let (held_out_title, held_out) = held_out(&curves.held_out, &scale);
     let time = Line { name: "seconds".to_owned(), points: seconds(training, &scale), marked: false };
     let rate = line("rate", &training.series(LEARNING_RATE), &scale);

@@ -17,7 +17,7 @@ fn record(scope: MetricScope, step: u64, values: &[(&str, f64)]) -> MetricRecord
 
 /// A training of three epochs that is cut off in the third and goes on from the end of the second.
 fn interrupted() -> Log {
-    let mut log = Log::new(&spec("\"mti-net\"", "1"));
+    let mut log = Log::new(&spec("\"mti-net\"", "[0]"));
     let trial = key("mti-net/0/0");
     let epoch = |step: u64| {
         let values = [("loss", 1.0 / step as f64), ("learning_rate", 1e-4)];

@@ -35,7 +35,8 @@ impl TrainingLog {
                     |checkpoint| format!("from the checkpoint of step {}", checkpoint.step),
                 );
                 self.epoch = None;
-                format!("attempt {attempt} begins {from}, {} ranks: {}", places.len(), places.join(", "))
+                let ranks = if places.len() == 1 { "rank" } else { "ranks" };
+                format!("attempt {attempt} begins {from}, {} {ranks}: {}", places.len(), places.join(", "))
             }
             Event::Metrics { records, .. } => {
                 return records
