@@ -13,8 +13,9 @@ use mtinet_runtime::tls::{
 };
 use tonic::transport::Channel;
 
-use crate::agent::{AgentError, Options};
+use crate::agent::AgentError;
 use crate::link::{chain, delays};
+use crate::options::Options;
 
 /// The identity's file in the work directory.
 const FILE: &str = "identity.pem";

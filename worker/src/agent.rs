@@ -26,7 +26,8 @@ use tracing::Instrument;
 use crate::access::Access;
 use crate::estate;
 use crate::link::{Command, Link};
-use crate::logs;
+use crate::metrics::Metrics;
+use crate::options::Options;
 use crate::outbox::{Limits, Outbox};
 use crate::rank::{RankCommand, RankTask, not_started};
 use crate::session::{RankKey, Session};
@@ -34,70 +35,8 @@ use crate::spool::{self, Spool};
 use crate::uplink::Uplink;
 use crate::usage;
 
-/// How an agent runs; see `default.toml` for what a user sets.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The coordinator's address.
-    pub coordinator: String,
-    /// File with the token that buys the first identity; `MTINET_TOKEN` holds it otherwise.
-    pub token_file: Option<PathBuf>,
-    /// The name that people see.
-    pub name: String,
-    /// The device of each slot.
-    pub devices: Vec<Device>,
-    /// Intra-operation threads of each trainer.
-    pub threads: u32,
-    /// Data sets lie here, canonical.
-    pub data_root: PathBuf,
-    /// Logs, caches and files on their way.
-    pub work_dir: PathBuf,
-    /// Address that collectives bind to and other workers reach.
-    pub advertise: String,
-    /// The trainer's program.
-    pub trainer: PathBuf,
-    /// End once there is nothing to do.
-    pub exit_when_idle: bool,
-    /// Bound of the local checkpoint cache.
-    pub artifact_cache_bytes: u64,
-    /// How long things may take.
-    pub timings: Timings,
-}
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Timings {
-    /// A trainer, from its start to its hello.
-    pub hello: Duration,
-    /// Measurements are gathered this long.
-    pub metrics: Duration,
-    /// Trainers, to end at a step boundary when the agent ends.
-    pub stop_grace: Duration,
-    /// Uploads and acknowledgements after that.
-    pub farewell: Duration,
-    /// What a stopped trainer left, to be stored once it is over; longer where the stop's own grace is not over by then.
-    pub store: Duration,
-    /// A trainer that was killed, to be gone.
-    pub kill: Duration,
-    /// A trainer, without progress before it is ended; for ever where zero.
-    pub hang: Duration,
-    /// Nothing to do before `exit_when_idle` ends the agent.
-    pub idle: Duration,
-}
-
-impl Default for Timings {
-    fn default() -> Self {
-        Self {
-            hello: Duration::from_secs(60),
-            metrics: Duration::from_millis(250),
-            stop_grace: Duration::from_secs(5),
-            farewell: Duration::from_secs(3),
-            store: Duration::from_secs(30),
-            kill: Duration::from_secs(10),
-            hang: Duration::from_secs(300),
-            idle: Duration::from_secs(10),
-        }
-    }
-}
+/// Where metrics are served unless somebody says otherwise.
+const METRICS: &str = "127.0.0.1:7079";
 
 /// Why an agent cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +73,7 @@ pub struct Shared {
     pub(crate) client: WorkerClient<Channel>,
     pub(crate) access: Arc<Access>,
     pub(crate) cache: Cache,
+    pub(crate) metrics: Metrics,
     sockets: tempfile::TempDir,
     next_socket: AtomicU64,
 }
@@ -169,12 +109,15 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
     let (sender, commands) = mpsc::unbounded_channel();
     let mut link =
         Link::new(options.coordinator.clone(), options.name.clone(), access.clone(), uplink.clone(), sender);
-    link.usage = Some(usage::watch(options.devices.clone(), None));
+    let usage = usage::watch(options.devices.clone(), None);
+    link.usage = Some(usage.clone());
+    let scraped = options.metrics.bind(METRICS).await?;
     let shared = Arc::new(Shared {
         uplink,
         client: access.worker_client()?,
         access: access.clone(),
         cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
+        metrics: Metrics::default(),
         sockets,
         next_socket: AtomicU64::new(0),
         options,
@@ -194,10 +137,20 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         estates.spawn(estate::settle(shared.options.coordinator.clone(), access.clone(), leftover));
     }
     let freshness = tokio::spawn(access.keep_fresh());
-    let agent = Agent { shared, held: Held::default(), tasks: JoinSet::new(), _estates: estates };
+    let held = Held::default();
+    let _serving = scraped.map(|listener| {
+        let (shared, held) = (Arc::clone(&shared), Arc::clone(&held));
+        metrics::serve(listener, move || std::future::ready(exposition(&shared, &held, &usage)))
+    });
+    let agent = Agent { shared, held, tasks: JoinSet::new(), _estates: estates };
     let result = agent.run(link, commands, shutdown).await;
     freshness.abort();
     result
+}
+
+fn exposition(shared: &Shared, held: &Held, usage: &usage::Latest) -> String {
+    let (ranks, backlog) = (lock(held).len(), shared.uplink.backlog());
+    shared.metrics.text(ranks, &shared.options.devices, backlog, usage.borrow().as_ref())
 }
 
 fn socket_dir() -> std::io::Result<tempfile::TempDir> {
@@ -299,13 +252,15 @@ impl Agent {
         let key = (attempt, Rank(start.rank));
         let slot = SlotIndex(start.slot);
         let trial = attempt.trial;
-        let span = tracing::info_span!("rank", study = %trial.study, trial = %trial.key, attempt = %attempt.number, rank = %key.1);
+        let (study, number, rank) = (trial.study.0, attempt.number.0, key.1.0);
+        let span = tracing::info_span!("rank", study, trial = %trial.key, attempt = number, rank);
         let _entered = span.enter();
         if lock(&self.held).contains_key(&key) {
             tracing::warn!("told again to start a rank that is here");
             return;
         }
         self.shared.uplink.hold(key, slot);
+        self.shared.metrics.rank_started(attempt.number);
         let (sender, commands) = mpsc::unbounded_channel();
         let checked = self.check(&start, slot);
         if checked.is_ok() {
@@ -324,6 +279,7 @@ impl Agent {
             };
             // Free before it is told: the coordinator may use the slot again at once.
             lock(&held).remove(&key);
+            shared.metrics.rank_ended(&exit);
             shared.uplink.report(key, Fact::Exited(exit.to_proto())).await;
         };
         self.tasks.spawn(task.instrument(span.clone()));

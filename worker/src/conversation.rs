@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use mtinet_proto::PROTOCOL_VERSION;
+use mtinet_proto::v1::metric_record::Scope;
 use mtinet_proto::v1::report::Fact;
 use mtinet_proto::v1::{
     FromTrainer, MetricBatch, MetricRecord, ToTrainer, TrainerStart, from_trainer, to_trainer,
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::frames::Frames;
 use crate::rank_log::RankLog;
+use crate::metrics::{Metrics, StepTimes};
 use crate::session::RankKey;
 use crate::uplink::Uplink;
 use crate::uploads::Job;
@@ -34,6 +36,8 @@ pub struct Conversation {
     pub uplink: Uplink,
     /// Where measurements are noted for people.
     pub log: RankLog,
+    /// Where its steps are counted.
+    pub metrics: Metrics,
     /// Where its files go.
     pub uploads: mpsc::UnboundedSender<Job>,
     /// What it is told first.
@@ -136,6 +140,7 @@ impl Conversation {
         let mut batch = Vec::new();
         let mut due = Instant::now();
         let mut works = false;
+        let mut times = StepTimes::default();
         loop {
             // From here, not from the last word: what the uplink made it wait is not the trainer's silence.
             let patience = Instant::now() + self.silence;
@@ -174,6 +179,7 @@ impl Conversation {
                 }
                 said.at_step(record.step);
                 self.log.measured(&record);
+                self.time(&mut times, &record);
                 batch.push(record);
                 if batch.len() >= BATCH_RECORDS {
                     self.flush(&mut batch).await;
@@ -207,6 +213,14 @@ impl Conversation {
             from_trainer::Message::Finished(_) => said.finished = true,
             from_trainer::Message::Working(_) => self.uplink.works(self.key.0),
             from_trainer::Message::Hello(_) | from_trainer::Message::Metrics(_) => {}
+        }
+    }
+
+    fn time(&self, times: &mut StepTimes, record: &MetricRecord) {
+        if record.scope() == Scope::Step
+            && let Some(seconds) = times.next(record.step, record.train_seconds)
+        {
+            self.metrics.step(seconds);
         }
     }
 

@@ -15,6 +15,8 @@ mod frames;
 mod link;
 mod log_copy;
 mod logs;
+mod metrics;
+mod options;
 mod outbox;
 mod prepare;
 mod process;
@@ -28,4 +30,5 @@ mod uplink;
 mod uploads;
 mod usage;
 
-pub use agent::{AgentError, Options, Timings, run};
+pub use agent::{AgentError, run};
+pub use options::{Options, Timings};

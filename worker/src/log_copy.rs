@@ -3,7 +3,7 @@
 //! The trainer writes to a file and knows nothing of this; nothing waits for it and nothing fails with it. One chunk is on
 //! its way at a time, and each answer says where the next one begins, so a lost answer, a lost connection and a restarted
 //! coordinator are one case. A log that grows faster than it may be sent is sent with gaps: its end says more than its
-//! middle.
+//! middle. One that the agent cut because it was too large goes on behind what was sent, with a gap likewise.
 
 use std::io::SeekFrom;
 use std::path::PathBuf;
@@ -51,8 +51,11 @@ pub struct LogCopy {
     pub client: WorkerClient<Channel>,
     /// The file.
     pub path: PathBuf,
-    /// Where this attempt's part of it begins: a file of that name may have been there before.
-    pub begins: u64,
+    /// Where this attempt's part of it begins: a file of that name may have been there before. Below zero once the file was
+    /// cut: its beginning is then further on in what the attempt wrote.
+    pub begins: i64,
+    /// Its length when it was last looked at.
+    pub seen: u64,
 }
 
 /// Why a round ended early.
@@ -103,10 +106,15 @@ impl LogCopy {
 
     /// Sends what the file has more than the coordinator.
     async fn copy_new(&mut self, next: &mut Option<u64>) -> Result<(), Lost> {
-        let length = match tokio::fs::metadata(&self.path).await {
-            Ok(metadata) => metadata.len().saturating_sub(self.begins),
-            Err(_) => return Ok(()),
-        };
+        let Ok(metadata) = tokio::fs::metadata(&self.path).await else { return Ok(()) };
+        if metadata.len() < self.seen {
+            let sent = self.put(0, Vec::new(), false).await?;
+            tracing::debug!(log = %self.path.display(), "the log was cut; going on with what is left");
+            self.begins = -i64::try_from(sent).unwrap_or(i64::MAX);
+            *next = Some(sent);
+        }
+        self.seen = metadata.len();
+        let length = self.seen.saturating_add_signed(self.begins.saturating_neg());
         let mut at = match *next {
             Some(at) => at,
             None if length == 0 => return Ok(()),
@@ -135,7 +143,7 @@ impl LogCopy {
     async fn read(&self, from: u64, bytes: u64) -> Result<Vec<u8>, Lost> {
         let read = async {
             let mut file = tokio::fs::File::open(&self.path).await?;
-            file.seek(SeekFrom::Start(self.begins + from)).await?;
+            file.seek(SeekFrom::Start(from.saturating_add_signed(self.begins))).await?;
             let mut data = Vec::new();
             file.take(bytes).read_to_end(&mut data).await?;
             Ok::<_, std::io::Error>(data)

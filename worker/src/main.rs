@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 fn configure(cli: &Cli) -> anyhow::Result<Options> {
     let settings = Settings::load(cli)?;
     telemetry::init(telemetry::Options { json: settings.log.json, ..Default::default() })?;
-    settings.worker.resolve()
+    Ok(Options { json_logs: settings.log.json, ..settings.worker.resolve()? })
 }
 
 fn run(options: Options) -> anyhow::Result<u8> {

@@ -258,6 +258,11 @@ impl Outbox {
         self.unspooled
     }
 
+    /// Size of the spool in bytes; 0 where there is none.
+    pub fn spool_bytes(&self) -> u64 {
+        self.spool.as_ref().map_or(0, Spool::bytes)
+    }
+
     fn forget(&mut self, entry: &Entry) {
         match (entry.place, &entry.report) {
             (None, _) => self.unspooled -= entry.bytes,

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use mtinet_domain::trial::ProcessExit;
+use mtinet_runtime::telemetry::FORMAT_VARIABLE;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+
+use crate::options::Options;
 
 /// Variables that no trainer needs and no log may show.
 const SECRET_PREFIX: &str = "MTINET_TOKEN";
@@ -22,19 +25,25 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Starts `program run --socket SOCKET` with its output appended to `log`.
+    /// Starts `program run --socket SOCKET` with its output appended to `log`, and of `options` its threads and format of logs.
     ///
     /// # Errors
     /// Where the program cannot be executed or the log cannot be written.
-    pub fn spawn(program: &Path, socket: &Path, log: &Path, threads: u32) -> io::Result<Self> {
+    pub fn spawn(program: &Path, socket: &Path, log: &Path, options: &Options) -> io::Result<Self> {
         let out = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
         command
             .args(["run", "--socket"])
             .arg(socket)
-            .env("OMP_NUM_THREADS", threads.to_string())
+            .env("OMP_NUM_THREADS", options.threads.to_string())
+            .env(FORMAT_VARIABLE, if options.json_logs { "json" } else { "text" })
             // What cuBLAS asks for to compute the same bits each time.
             .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            // CUDA counts as nvidia-smi does, unless somebody wants it otherwise: what is measured is what is used.
+            .env(
+                "CUDA_DEVICE_ORDER",
+                std::env::var_os("CUDA_DEVICE_ORDER").unwrap_or_else(|| "PCI_BUS_ID".into()),
+            )
             // Warnings of libtorch would push a trainer's own last words out of the end of its log.
             .env("TORCH_CPP_LOG_LEVEL", "ERROR")
             .stdin(Stdio::null())

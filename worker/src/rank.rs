@@ -129,7 +129,7 @@ impl RankTask {
         let program = &shared.options.trainer;
         let begins = log.length();
         log.progress(&self.introduction(&start));
-        let mut trainer = match Trainer::spawn(program, &socket, log.path(), shared.options.threads) {
+        let mut trainer = match Trainer::spawn(program, &socket, log.path(), &shared.options) {
             Ok(trainer) => trainer,
             Err(error) => return not_started(format!("could not start {}: {error}", program.display())),
         };
@@ -198,6 +198,7 @@ impl RankTask {
         Conversation {
             key: (self.assignment.attempt, self.assignment.rank),
             uplink: self.shared.uplink.clone(),
+            metrics: self.shared.metrics.clone(),
             log,
             uploads,
             start,
@@ -229,7 +230,8 @@ impl RankTask {
             uplink: self.shared.uplink.clone(),
             client: self.shared.client.clone(),
             path: log.path().to_owned(),
-            begins,
+            begins: i64::try_from(begins).unwrap_or(i64::MAX),
+            seen: begins,
         }
     }
 

@@ -72,7 +72,7 @@ impl RankLog {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let text = read().unwrap_or_default();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with(PROGRESS)).collect();
+        let lines: Vec<String> = text.lines().filter(|line| !line.starts_with(PROGRESS)).map(words).collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n").trim().to_owned()
     }
 
@@ -82,6 +82,20 @@ impl RankLog {
         if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
             tracing::warn!(%error, log = %self.0.display(), "could not write the log");
         }
+    }
+}
+
+/// What a line says: two failures are compared by their words, which must not differ by the time of a JSON line.
+fn words(line: &str) -> String {
+    let fields: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(line).ok();
+    let spoken = fields
+        .as_ref()
+        .and_then(|fields| Some((fields.get("level")?.as_str()?, fields.get("message")?.as_str()?)));
+    match spoken {
+        Some(("ERROR", message)) => format!("error: {message}"),
+        Some(("WARN", message)) => format!("warning: {message}"),
+        Some((_, message)) => message.to_owned(),
+        None => line.to_owned(),
     }
 }
 
@@ -109,6 +123,15 @@ mod tests {
         let tail = log.tail();
         assert!(tail.starts_with("line 4980\n") && tail.ends_with("line 4999"), "{tail}");
         assert_eq!(RankLog::new("/nowhere".into()).tail(), "");
+    }
+
+    #[test]
+    fn of_a_json_line_the_message_is_repeated() {
+        let (_dir, log) = log();
+        let json =
+            "{\"level\":\"WARN\",\"message\":\"no room\",\"timestamp\":\"2026\"}\nTraceback {\n{\"a\": 1}";
+        std::fs::write(log.path(), json).unwrap();
+        assert_eq!(log.tail(), "warning: no room\nTraceback {\n{\"a\": 1}");
     }
 
     #[test]

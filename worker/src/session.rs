@@ -233,6 +233,7 @@ impl Session {
         Backlog {
             reports: self.outbox.len(),
             bytes: self.outbox.bytes(),
+            spool_bytes: self.outbox.spool_bytes(),
             last_seq: self.outbox.last_seq(),
             welcome: self.connection != Connection::Unwelcome,
         }
@@ -246,6 +247,8 @@ pub struct Backlog {
     pub reports: usize,
     /// Encoded size of those that are in memory only.
     pub bytes: usize,
+    /// Size of the spool, which shrinks only now and then.
+    pub spool_bytes: u64,
     /// The number given last.
     pub last_seq: u64,
     /// Whether the present connection carries reports.

@@ -10,8 +10,8 @@ use mtinet_domain::spec::Seconds;
 use mtinet_runtime::config::{ConfigError, Layers};
 use serde::Deserialize;
 
-use crate::agent::{Options, Timings};
 use crate::devices::{DeviceList, Machine};
+use crate::options::{Options, Timings};
 
 /// The reference of all keys.
 const DEFAULTS: &str = include_str!("default.toml");
@@ -51,6 +51,12 @@ pub struct Cli {
     /// The name that people see [default: the host's name].
     #[arg(long)]
     pub name: Option<String>,
+    /// Where Prometheus finds metrics: auto, off or HOST:PORT [default: auto, port 7079 of this machine where it is free].
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
+    /// Format of log lines, those of trainers too: text for people or json for collectors [default: text].
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    pub log_format: Option<String>,
     /// End once the coordinator has been reached and then nothing has run for 10 seconds.
     #[arg(long)]
     pub exit_when_idle: bool,
@@ -93,6 +99,8 @@ pub struct WorkerSettings {
     pub hang_timeout: Seconds,
     /// Time for trainers to save when the agent is told to end.
     pub stop_grace: Seconds,
+    /// Where metrics are served.
+    pub metrics: String,
     /// Bound of the local checkpoint cache, in GB.
     pub artifact_cache_gb: u64,
 }
@@ -121,6 +129,8 @@ impl Settings {
             .flag("--advertise", "worker.advertise", cli.advertise.clone())
             .flag("--trainer", "worker.trainer", path(&cli.trainer))
             .flag("--name", "worker.name", cli.name.clone())
+            .flag("--metrics", "worker.metrics", cli.metrics.clone())
+            .flag("--log-format", "log.json", cli.log_format.as_ref().map(|format| format == "json"))
             .flag("--exit-when-idle", "worker.exit_when_idle", cli.exit_when_idle.then_some(true))
             .load()
     }
@@ -151,6 +161,7 @@ impl WorkerSettings {
             .canonicalize()
             .with_context(|| format!("data root {}: give an existing directory", data_root.display()))?;
         Ok(Options {
+            json_logs: false,
             coordinator: self.coordinator,
             token_file: Some(self.token_file).filter(|file| !file.as_os_str().is_empty()),
             name: if self.name.is_empty() { host_name() } else { self.name },
@@ -159,6 +170,7 @@ impl WorkerSettings {
             data_root,
             work_dir: work_dir(&self.work_dir)?,
             advertise: self.advertise,
+            metrics: self.metrics.parse().context("worker.metrics")?,
             trainer,
             exit_when_idle: self.exit_when_idle,
             artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),

@@ -87,6 +87,12 @@ pub struct CoordinatorArgs {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// Where Prometheus finds metrics: auto, off or HOST:PORT [default: auto, port 7078 of this machine where it is free].
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
+    /// Format of log lines: text for people or json for collectors [default: text].
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    pub log_format: Option<String>,
     /// Serve without TLS and identities, to this machine alone: to look for a fault, or to measure what TLS costs.
     #[arg(long)]
     pub insecure: bool,

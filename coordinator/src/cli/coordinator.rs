@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mtinet_domain::spec::Seconds;
 use mtinet_runtime::config::Layers;
+use mtinet_runtime::metrics::{self, Address};
 use mtinet_runtime::shutdown::Shutdown;
 use mtinet_runtime::{net, telemetry};
 use serde::Deserialize;
@@ -36,6 +37,7 @@ struct Section {
     names: Vec<String>,
     certificate_life: Seconds,
     renewal_grace: Seconds,
+    metrics: String,
     log: Log,
 }
 
@@ -61,6 +63,9 @@ impl Section {
         }
     }
 }
+
+/// Where metrics are served unless somebody says otherwise.
+pub const METRICS: &str = "127.0.0.1:7078";
 
 /// Shortest lease: the scheduler looks four times a second.
 const SHORTEST_LEASE_MS: u64 = 1000;
@@ -109,12 +114,29 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
     check(&settings.options())?;
     telemetry::init(telemetry::Options { json: settings.log == Log::Json, ..telemetry::Options::default() })?;
     raise_open_files();
+    let place = settings
+        .metrics
+        .parse::<Address>()
+        .map_err(|error| CliError::Usage(format!("coordinator.metrics: {error}")))?;
     let listener = net::bind(&settings.listen).await?;
+    let scraped = place.bind(METRICS).await?;
     let shutdown =
         Shutdown::on_signals().map_err(|error| CliError::failed("cannot listen for signals", &error))?;
-    // On standard output for whoever started it with port 0; from then on commands on this machine have an identity.
-    let ready = |ready: server::Ready| output::print(format_args!("listening on {}", ready.url));
-    server::serve_and_tell(settings.options(), listener, ready, shutdown.clone().into_requested()).await?;
+    let mut serving = None;
+    let ready = |ready: server::Ready| {
+        serving = scraped.map(|listener| {
+            metrics::serve(listener, move || {
+                let export = ready.export.clone();
+                async move { export.text().await }
+            })
+        });
+        // On standard output for whoever started it with port 0; from then on commands on this machine have an identity.
+        output::print(format_args!("listening on {}", ready.url));
+    };
+    let served =
+        server::serve_and_tell(settings.options(), listener, ready, shutdown.clone().into_requested()).await;
+    drop(serving);
+    served?;
     match shutdown.exit_code() {
         0 => Ok(()),
         _ => Err(CliError::Interrupted),
@@ -173,6 +195,8 @@ fn load(args: &CoordinatorArgs, layers: Layers) -> Result<Settings, CliError> {
         .file(args.config.as_deref())
         .flag("--listen", "coordinator.listen", args.listen.clone())
         .flag("--data-dir", "coordinator.data_dir", data_dir)
+        .flag("--metrics", "coordinator.metrics", args.metrics.clone())
+        .flag("--log-format", "coordinator.log", args.log_format.clone())
         .flag("--insecure", "coordinator.insecure", args.insecure.then_some(true))
         .flag("--insecure-anywhere", "coordinator.insecure_anywhere", args.insecure_anywhere.then_some(true))
         .load()?;
@@ -194,6 +218,8 @@ mod tests {
             config: None,
             data_dir: None,
             listen: None,
+            metrics: None,
+            log_format: None,
             insecure: false,
             insecure_anywhere: false,
             show_config: false,

@@ -2,6 +2,7 @@
 
 use mtinet_domain::StudyId;
 use mtinet_domain::evaluation::TrialEvaluation;
+use mtinet_domain::event::Recorded;
 
 use super::client::{Coordinator, makes_no_sense};
 use super::error::CliError;
@@ -12,11 +13,24 @@ use crate::report::{StudyFold, StudyResults, TrialOutcome};
 /// # Errors
 /// Exit code 3 where the coordinator does not answer or an evaluation is not readable.
 pub async fn results(coordinator: &mut Coordinator, study: StudyId) -> Result<StudyResults, CliError> {
+    results_and(coordinator, study, |_| Ok(())).await
+}
+
+/// As [`results`], and shows each event to somebody else.
+///
+/// # Errors
+/// As [`results`], and what the other one says.
+pub async fn results_and(
+    coordinator: &mut Coordinator,
+    study: StudyId,
+    mut show: impl FnMut(&Recorded) -> Result<(), CliError>,
+) -> Result<StudyResults, CliError> {
     let mut stream = coordinator.events(study, 0, false).await?;
     // Nearly all of a long study's log are measurements: they are folded as they come, and none is kept.
     let mut fold = StudyFold::default();
     while let Some(event) = stream.next().await? {
         fold.apply(&event)?;
+        show(&event)?;
     }
     let mut results = fold.finish()?;
     for place in 0..results.trials.len() {

@@ -32,6 +32,7 @@ mod status;
 mod study;
 mod target;
 mod token;
+mod trial_files;
 mod usage;
 
 use std::process::ExitCode;

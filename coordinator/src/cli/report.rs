@@ -7,7 +7,7 @@ use super::client::Coordinator;
 use super::error::CliError;
 use super::run::Embedded;
 use super::{gather, output, pictures, predictions};
-use crate::report;
+use crate::report::{self, TrialFiles};
 use crate::server::{DATABASE, ServerOptions};
 
 pub async fn run(args: ReportArgs) -> Result<(), CliError> {
@@ -54,7 +54,8 @@ fn data_directory(given: &Path) -> Result<PathBuf, CliError> {
 
 async fn write(coordinator: &mut Coordinator, args: &ReportArgs) -> Result<(), CliError> {
     let study = coordinator.study_id(&args.study).await?;
-    let mut results = gather::results(coordinator, study).await?;
+    let mut trial_files = TrialFiles::new(&args.out);
+    let mut results = gather::results_and(coordinator, study, |event| Ok(trial_files.apply(event)?)).await?;
     if let Some(directory) = &args.predictions {
         predictions::fetch(coordinator, &results, directory).await?;
     }
@@ -67,6 +68,9 @@ async fn write(coordinator: &mut Coordinator, args: &ReportArgs) -> Result<(), C
     let files = report::write(&results, options, &pictures, &args.out)?;
     for name in &files.names {
         output::print(files.directory.join(name).display());
+    }
+    for directory in trial_files.finish(&results, &pictures)? {
+        output::print(directory.display());
     }
     if results.is_complete() { Ok(()) } else { Err(super::run::incomplete(&results)) }
 }

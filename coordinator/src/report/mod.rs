@@ -18,6 +18,7 @@ mod summary;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trial_files;
 mod write;
 
 pub use aggregate::{Aggregate, Cell, Gap};
@@ -31,4 +32,5 @@ pub use summary::summary_json;
 pub use tables::{
     Options, document, tables_latex, tables_latex_standalone, tables_markdown, tables_terminal,
 };
+pub use trial_files::TrialFiles;
 pub use write::{ReportFiles, WriteError, write, write_atomically};

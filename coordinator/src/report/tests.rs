@@ -16,6 +16,7 @@ mod fold;
 mod html;
 mod scale;
 mod tables;
+mod trial_files;
 
 fn dataset() -> DatasetRef {
     DatasetRef {

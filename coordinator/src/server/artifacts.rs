@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_proto::CHUNK_BYTES;
+use mtinet_runtime::metrics::Counter;
 use nix::sys::statvfs::statvfs;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -32,6 +33,16 @@ pub struct Artifacts {
     dir: Arc<FilePath>,
     /// Read by uploads that are about to appear, written by the sweep while it removes one file.
     appearing: Arc<RwLock<()>>,
+    traffic: Traffic,
+}
+
+/// Bytes of content that went in and out; they count for as long as the store is open.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    /// Taken in.
+    pub received: Counter,
+    /// Given out.
+    pub sent: Counter,
 }
 
 /// A stored file as it was listed.
@@ -57,7 +68,26 @@ impl Artifacts {
             .map_err(|source| ServerError::DataDir { path: dir.to_owned(), source })?;
         let store = LocalFileSystem::new_with_prefix(dir).map_err(failed)?.with_fsync(true);
         remove_unfinished(dir);
-        Ok(Self { store: Arc::new(store), dir: dir.into(), appearing: Arc::default() })
+        let (appearing, traffic) = (Arc::default(), Traffic::default());
+        Ok(Self { store: Arc::new(store), dir: dir.into(), appearing, traffic })
+    }
+
+    /// What went in and out since the store was opened.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Length of all files together, in bytes.
+    ///
+    /// # Errors
+    /// A store that does not answer.
+    pub async fn stored_bytes(&self) -> Result<u64, Status> {
+        let mut listing = self.store.list(None);
+        let mut bytes = 0;
+        while let Some(meta) = listing.next().await {
+            bytes += meta.map_err(failed("list", "all"))?.size;
+        }
+        Ok(bytes)
     }
 
     /// Begins to take in a file.
@@ -72,7 +102,9 @@ impl Artifacts {
             .await
             .map_err(failed("store", &artifact.blake3))?;
         let appearing = Arc::clone(&self.appearing);
-        Ok(Incoming { artifact, upload, appearing, hasher: blake3::Hasher::new(), part: BytesMut::new() })
+        let (hasher, part, received) =
+            (blake3::Hasher::new(), BytesMut::new(), self.traffic.received.clone());
+        Ok(Incoming { artifact, upload, appearing, hasher, part, received })
     }
 
     /// The event log is on the same disk, and a coordinator that cannot write it ends.
@@ -112,7 +144,9 @@ impl Artifacts {
     /// A store that does not answer, or a file that is gone meanwhile.
     pub async fn chunk(&self, hash: &str, from: u64, size: u64) -> Result<Bytes, Status> {
         let end = size.min(from + CHUNK_BYTES as u64);
-        self.store.get_range(&key(hash), from..end).await.map_err(failed("read", hash))
+        let chunk = self.store.get_range(&key(hash), from..end).await.map_err(failed("read", hash))?;
+        self.traffic.sent.inc_by(chunk.len() as u64);
+        Ok(chunk)
     }
 
     /// Deletes files that nothing refers to. One that stays costs only disk, so a failure is only logged.
@@ -197,6 +231,7 @@ pub struct Incoming {
     appearing: Arc<RwLock<()>>,
     hasher: blake3::Hasher,
     part: BytesMut,
+    received: Counter,
 }
 
 impl Incoming {
@@ -206,6 +241,7 @@ impl Incoming {
     /// More bytes than announced, a full disk.
     pub async fn write(&mut self, data: &[u8]) -> Result<(), Status> {
         self.hasher.update(data);
+        self.received.inc_by(data.len() as u64);
         if self.hasher.count() > self.artifact.bytes {
             let problem = format!("more than the announced {} bytes arrived", self.artifact.bytes);
             return Err(self.refuse(&problem).await);

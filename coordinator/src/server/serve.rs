@@ -18,6 +18,7 @@ use super::driver::{self, Driver};
 use super::error::ServerError;
 use super::fleet_log::FleetLog;
 use super::logs::Logs;
+use super::metrics::{Export, Metrics};
 use super::options::ServerOptions;
 use super::services::{ClientService, WorkerService};
 use super::store::{self, Reader};
@@ -36,6 +37,8 @@ pub struct Ready {
     pub operator: Arc<SharedIdentity>,
     /// What it serves with; for tests.
     pub access: Arc<Access>,
+    /// What it exports to Prometheus.
+    pub export: Export,
 }
 
 /// Makes a token of a data directory that nobody serves.
@@ -82,11 +85,14 @@ pub async fn serve_and_tell(
     let (writer, reader) = store::open(&dir.database())?;
     let artifacts = Artifacts::local(&dir.artifacts())?;
     let fleet = FleetLog::open(&dir.fleet())?;
-    let core = replay(&options, &reader, &fleet).await?;
+    let metrics = Metrics::new(artifacts.traffic());
+    let core = replay(&options, &reader, &fleet, &artifacts, &metrics).await?;
     let stop = CancellationToken::new();
     // When this future is dropped, so is everything it started.
     let _stop_with_me = stop.clone().drop_guard();
-    let Driver { handle, mut task } = driver::spawn(core, writer, fleet, artifacts.clone(), stop.clone());
+    let Driver { handle, mut task } =
+        driver::spawn(core, writer, fleet, artifacts.clone(), metrics.clone(), stop.clone());
+    let export = Export { metrics, driver: handle.clone(), artifacts: artifacts.clone() };
     tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
     let (usage, logs) = (FleetUsage::default(), Logs::new(dir.logs()));
     let worker =
@@ -105,6 +111,7 @@ pub async fn serve_and_tell(
     }
     let connections = tls::incoming(listener, access.security()?, options.access.limits, access.open.clone());
     let serving = server
+        .layer(export.metrics.layer())
         .layer(GateLayer::new(Arc::clone(&access.gate)))
         .add_service(net::auth_server(AuthService::new(Arc::clone(&access))))
         .add_service(worker)
@@ -115,7 +122,8 @@ pub async fn serve_and_tell(
     let mut serving = std::pin::pin!(serving);
     let mut driven = None;
     access.publish()?;
-    ready(Ready { url: access.url().to_owned(), operator: access.operator(), access: Arc::clone(&access) });
+    let (url, operator) = (access.url().to_owned(), access.operator());
+    ready(Ready { url, operator, access: Arc::clone(&access), export });
     tokio::select! {
         served = &mut serving => served?,
         result = &mut task => driven = Some(result),
@@ -136,11 +144,17 @@ pub async fn serve_and_tell(
     Ok(())
 }
 
-async fn replay(options: &ServerOptions, reader: &Reader, fleet: &FleetLog) -> Result<Core, ServerError> {
-    let reader = reader.clone();
-    let (core, path) = (Core::new(options.core()), options.data_dir.clone());
-    let read = tokio::task::spawn_blocking(move || read_back(core, &reader, &path));
-    let (mut core, events) = read.await??;
+async fn replay(
+    options: &ServerOptions,
+    reader: &Reader,
+    fleet: &FleetLog,
+    artifacts: &Artifacts,
+    metrics: &Metrics,
+) -> Result<Core, ServerError> {
+    let (reader, read, path) = (reader.clone(), metrics.clone(), options.data_dir.clone());
+    let core = Core::new(options.core());
+    let replayed = tokio::task::spawn_blocking(move || read_back(core, &reader, &read, &path));
+    let (mut core, events) = replayed.await??;
     let fleet = fleet.clone();
     for event in tokio::task::spawn_blocking(move || fleet.events()).await?? {
         core.apply_fleet(&event);
@@ -153,11 +167,19 @@ async fn replay(options: &ServerOptions, reader: &Reader, fleet: &FleetLog) -> R
 }
 
 /// Brings a fresh scheduler to where the log is; with the number of events.
-fn read_back(mut core: Core, log: &Reader, path: &Path) -> Result<(Core, u64), ServerError> {
+fn read_back(
+    mut core: Core,
+    log: &Reader,
+    metrics: &Metrics,
+    path: &Path,
+) -> Result<(Core, u64), ServerError> {
     let mut events = 0;
     log.replay_events(|recorded| {
         events += 1;
-        core.apply(&recorded).map_err(|source| ServerError::Replay { path: path.to_owned(), source })
+        core.apply(&recorded)
+            .map_err(|source| ServerError::Replay { path: path.to_owned(), source })?;
+        metrics.replay(&recorded);
+        Ok(())
     })?;
     for (worker, seq) in log.report_seqs()? {
         core.restore_seq(&worker, seq);

@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod config;
 pub mod convert;
 pub mod cuda;
+pub mod metrics;
 pub mod net;
 pub mod shutdown;
 pub mod telemetry;

@@ -103,6 +103,34 @@ impl Visible {
 mod tests {
     use super::*;
 
+    /// Builds the stand-in for NVIDIA's library; the tests' set-up has a C compiler.
+    fn library(dir: &Path) -> std::path::PathBuf {
+        let (source, library) = (dir.join("nvml.c"), dir.join("libnvidia-ml.so.1"));
+        std::fs::write(&source, include_str!("fixtures/nvml.c")).unwrap();
+        let mut compiler = std::process::Command::new("cc");
+        let built = compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        library
+    }
+
+    #[test]
+    fn devices_are_measured_by_slot_and_what_one_does_not_tell_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut nvml = Nvml::load(Some(&library(dir.path()))).unwrap();
+        nvml.visible = Visible::parse("GPU-second,0,7");
+        let devices = [Device::Cpu, Device::Cuda(0), Device::Cuda(1), Device::Cuda(2)];
+        let measured = nvml.measure(&devices);
+        let of = |slot, used, percent, celsius| DeviceUsage {
+            slot: SlotIndex(slot),
+            memory_used_bytes: Some(used),
+            memory_total_bytes: Some(80_000_000_000),
+            utilisation_percent: Some(percent),
+            temperature_celsius: celsius,
+        };
+        // The machine has no device 7.
+        assert_eq!(measured, [of(1, 2000, 91.0, None), of(2, 1000, 90.0, Some(64.0))]);
+    }
+
     #[test]
     fn visible_devices_are_found_by_what_they_are_called() {
         let visible = Visible::parse("3, GPU-8a1f,-1,0");

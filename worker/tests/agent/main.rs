@@ -54,6 +54,8 @@ impl Scene {
             trainer: trainer::program(dir.path(), script),
             exit_when_idle: false,
             artifact_cache_bytes: 1 << 20,
+            metrics: mtinet_runtime::metrics::Address::Off,
+            json_logs: false,
             timings: Timings { metrics: Duration::from_millis(20), ..Timings::default() },
         };
         change(&mut options);

@@ -53,7 +53,7 @@ impl Connection {
                 to_trainer::Message::Rendezvous(ready) => drop(send_rendezvous.send(ready)),
                 to_trainer::Message::Stop(_) => stop_flag.store(true, Ordering::Relaxed),
             });
-            eprintln!("the agent is gone ({end:#}); ending");
+            tracing::warn!("the agent is gone ({end:#}); ending");
             mtinet_torch_ext::exit_now(EXIT_AGENT_GONE);
         });
         Ok(Self { writer: Writer(Arc::new(Mutex::new(writer))), start, rendezvous, stop })

@@ -9,7 +9,7 @@ mod forward;
 mod run;
 mod watchdog;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -94,9 +94,24 @@ impl NetworkArgs {
     }
 }
 
+/// A trial's rank: what it says goes to the log that its agent keeps.
+fn train(socket: &Path) -> ExitCode {
+    if let Err(error) = mtinet_runtime::telemetry::init_trainer() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    match run::run(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { socket } => run::run(&socket),
+        Command::Run { socket } => return train(&socket),
         Command::Devices => {
             println!("{}", if mtinet_torch_ext::cuda_available() { tch::Cuda::device_count() } else { 0 });
             Ok(())

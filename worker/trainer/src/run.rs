@@ -14,6 +14,7 @@ use mtinet_proto::v1::{
     TrainerStart, TrainerWorking, from_trainer::Message,
 };
 use mtinet_runtime::convert::{self, ToProto};
+use mtinet_runtime::telemetry;
 use mtinet_torch_ext::{Backend, ProcessGroup, TcpStore};
 use tch::Device;
 
@@ -61,6 +62,7 @@ pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
 
 fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     let assignment: RankAssignment = convert::required("assignment", start.assignment.clone())?;
+    identify(&assignment);
     let device = device(start)?;
     configure(start, &assignment, device)?;
     let work_dir = PathBuf::from(&start.work_dir);
@@ -99,10 +101,19 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
                 .context("failed to report to the agent")
         }
         Finish::Stopped { step } => {
-            eprintln!("stopped after step {step} as asked");
+            tracing::info!("stopped after step {step} as asked");
             Ok(())
         }
     }
+}
+
+/// Log lines of all threads are about this rank.
+fn identify(assignment: &RankAssignment) {
+    let attempt = assignment.attempt;
+    telemetry::identify("study", attempt.trial.study.0);
+    telemetry::identify("trial", attempt.trial.key.to_string());
+    telemetry::identify("attempt", attempt.number.0);
+    telemetry::identify("rank", assignment.rank.0);
 }
 
 fn device(start: &TrainerStart) -> anyhow::Result<Device> {
@@ -178,11 +189,11 @@ fn resume(trainer: &mut Trainer, start: &TrainerStart, assignment: &RankAssignme
         };
         match trainer.resume(Path::new(path), Some(artifact)) {
             Ok(()) => {
-                eprintln!("goes on after step {} of {}", trainer.step(), trainer.total_steps());
+                tracing::info!("goes on after step {} of {}", trainer.step(), trainer.total_steps());
                 return Ok(true);
             }
             Err(error @ EngineError::Checkpoint { .. }) => {
-                eprintln!("warning: {error}; trying the checkpoint before it");
+                tracing::warn!("{error}; trying the checkpoint before it");
                 refused = Some(error);
             }
             Err(error) => return Err(error.into()),
@@ -201,9 +212,9 @@ fn initialise(trainer: &mut Trainer, start: &TrainerStart) -> anyhow::Result<()>
         return Ok(());
     }
     let notes = trainer.initialise(Path::new(&start.init_path))?;
-    eprintln!("starts from the weights that [init] of the study names");
+    tracing::info!("starts from the weights that [init] of the study names");
     for note in notes {
-        eprintln!("initial weights: {note}");
+        tracing::info!("initial weights: {note}");
     }
     Ok(())
 }
@@ -221,7 +232,7 @@ fn step_back(
             "another rank can only go on after step {step}, and this one has no such checkpoint"
         ));
     };
-    eprintln!("warning: another rank can only go on after step {step}; so does this one");
+    tracing::warn!("another rank can only go on after step {step}; so does this one");
     Ok(trainer.resume(Path::new(&start.fallback_path), Some(artifact))?)
 }
 

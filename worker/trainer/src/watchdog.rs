@@ -153,7 +153,7 @@ fn judge(interval: Duration, watch: &Mutex<Watch>, activity: &Activity, agent: &
         };
         let step = activity.step.load(Ordering::Relaxed);
         if let Some(Verdict { missing, message }) = verdict {
-            eprintln!("error: {message}");
+            tracing::error!("{message}");
             let step = Some(step.saturating_sub(1));
             let missing = missing.into_iter().filter_map(|rank| u32::try_from(rank).ok()).collect();
             // Its exit code tells the agent too, should this not get through.

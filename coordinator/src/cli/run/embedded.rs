@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
+use mtinet_runtime::metrics::{self, Address, Serving};
 use mtinet_runtime::net;
 use mtinet_runtime::telemetry::FILTER_VARIABLE;
 use mtinet_runtime::tls::Credentials;
@@ -12,14 +13,17 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::client::Coordinator;
+use crate::cli::coordinator::METRICS;
 use crate::cli::error::CliError;
-use crate::server::{self, Ready, ServerOptions};
+use crate::server::{self, Export, Ready, ServerOptions};
 
 /// The running server; [`Embedded::stop`] ends it in order.
 pub struct Embedded {
     ready: oneshot::Receiver<Ready>,
     stop: CancellationToken,
     serving: Option<JoinHandle<Result<(), CliError>>>,
+    export: Option<Export>,
+    metrics: Option<Serving>,
 }
 
 impl Embedded {
@@ -36,7 +40,7 @@ impl Embedded {
         let shutdown = stop.clone().cancelled_owned();
         let serving =
             tokio::spawn(async move { Ok(server::serve_and_tell(options, listener, tell, shutdown).await?) });
-        Ok(Self { ready, stop, serving: Some(serving) })
+        Ok(Self { ready, stop, serving: Some(serving), export: None, metrics: None })
     }
 
     /// A connection to it, as its operator; once.
@@ -44,10 +48,11 @@ impl Embedded {
     /// # Errors
     /// The server's own error where it ended at once, for example because its data directory is in use.
     pub async fn connect(&mut self) -> Result<Coordinator, CliError> {
-        let Ok(Ready { url, operator, .. }) = (&mut self.ready).await else {
+        let Ok(Ready { url, operator, export, .. }) = (&mut self.ready).await else {
             self.stop().await?;
             return Err(CliError::NotSo("the coordinator ended of itself; this is a bug".to_owned()));
         };
+        self.export = Some(export);
         match Coordinator::connect_as(&url, &Credentials::Identity(operator)).await {
             Ok(coordinator) => Ok(coordinator),
             Err(error) => {
@@ -55,6 +60,17 @@ impl Embedded {
                 Err(error)
             }
         }
+    }
+
+    /// Serves its metrics where `mtinet coordinator` does, when that port is free.
+    pub async fn serve_metrics(&mut self) {
+        let Ok(listener) = Address::Auto.bind(METRICS).await else { return };
+        self.metrics = listener.zip(self.export.clone()).map(|(listener, export)| {
+            metrics::serve(listener, move || {
+                let export = export.clone();
+                async move { export.text().await }
+            })
+        });
     }
 
     /// Resolves when it ends without having been told to: its disk is full, for example.

@@ -20,6 +20,7 @@ use super::output::{print_raw, say};
 use super::prepare::{self, Prepared};
 use super::run_dir::{RunDir, directory_name};
 use super::study::blocking;
+use super::trial_files::LiveFiles;
 use super::{follow, gather, initial, pictures, predictions};
 use crate::report::{self, StudyResults};
 use crate::server::ServerOptions;
@@ -65,6 +66,7 @@ impl Job {
         let options = ServerOptions { adoption_grace_ms: 0, ..ServerOptions::new(directory.coordinator()) };
         let mut embedded = Embedded::start(options).await?;
         let mut coordinator = embedded.connect().await?;
+        embedded.serve_metrics().await;
         let done = self.train_and_report(&mut coordinator, &mut embedded, &directory, &plan, interrupt).await;
         let stopped = embedded.stop().await;
         done.and(stopped)
@@ -95,7 +97,9 @@ impl Job {
         plan: &Plan,
         interrupt: &Interrupt,
     ) -> Result<(), CliError> {
-        let study = match self.standing(coordinator, directory).await? {
+        let standing = self.standing(coordinator, directory).await?;
+        let live = LiveFiles::follow(coordinator.clone(), standing.study(), directory.root());
+        let study = match standing {
             Standing::Over(study) => study,
             Standing::Open(study) => {
                 say(format_args!(
@@ -104,7 +108,10 @@ impl Job {
                     coordinator.url()
                 ));
                 let fleet = Fleet::start(plan, coordinator, directory, interrupt).await?;
-                self.train(coordinator, study, fleet, embedded, interrupt).await?;
+                if let Err(error) = self.train(coordinator, study, fleet, embedded, interrupt).await {
+                    live.stop().await;
+                    return Err(error);
+                }
                 study
             }
         };
@@ -114,6 +121,7 @@ impl Job {
         let dataset = Some(self.prepared.directory.as_path());
         let pictures = pictures::read(coordinator, &results, dataset, Some(&directory.predictions())).await?;
         let files = report::write(&results, options, &pictures, &directory.report())?;
+        live.ended().await?.finish(&results, &pictures)?;
         print_raw(report::tables_terminal(&results, options));
         say(format_args!("report: {}", files.directory.display()));
         if results.is_complete() { Ok(()) } else { Err(incomplete(&results)) }
@@ -190,6 +198,14 @@ enum Standing {
     Open(StudyId),
     /// Nothing will run any more.
     Over(StudyId),
+}
+
+impl Standing {
+    fn study(&self) -> StudyId {
+        match self {
+            Self::Open(study) | Self::Over(study) => *study,
+        }
+    }
 }
 
 fn other_study(root: &Path, name: &str, same_data: bool) -> CliError {

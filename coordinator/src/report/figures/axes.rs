@@ -48,6 +48,11 @@ impl Axis {
         Self { label: label.to_owned(), low: -0.4, high: names.len() as f64 - 0.6, ticks }
     }
 
+    /// Round values and how they are written.
+    pub(super) fn ticks(&self) -> &[(f64, String)] {
+        &self.ticks
+    }
+
     pub(super) fn span(&self) -> (f64, f64) {
         (self.low, self.high)
     }

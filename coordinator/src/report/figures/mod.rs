@@ -5,6 +5,7 @@
 
 mod agreement;
 mod axes;
+mod canvas;
 mod confusion;
 mod contour;
 mod downsample;
@@ -15,13 +16,15 @@ mod overlay_png;
 mod palette;
 pub mod pictures;
 mod png;
+mod progress;
 mod subjects;
 mod svg;
 mod training;
 
-use mtinet_domain::TrialKey;
+use mtinet_domain::{Arm, TrialKey};
 
 pub use self::pictures::{Pictures, Sources};
+pub use self::progress::{TRAIN_SECONDS, progress_png};
 pub use self::svg::Panel;
 use super::results::StudyResults;
 
@@ -78,6 +81,15 @@ pub fn figures(results: &StudyResults, pictures: &Pictures) -> Vec<Group> {
         training::group(results),
     ];
     groups.into_iter().filter(|group| !group.figures.is_empty() || !group.introduction.is_empty()).collect()
+}
+
+/// A subject's slice, its truth, and what one arm made of it, as an image: width, height and the PNG file.
+pub fn trial_picture(
+    results: &StudyResults,
+    picture: &pictures::Picture,
+    arm: Arm,
+) -> Option<((usize, usize), Vec<u8>)> {
+    overlay_png::draw(results, &[picture], &[arm])
 }
 
 /// The trials of `keys` that have no result, each with what became of it.

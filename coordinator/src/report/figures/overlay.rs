@@ -85,7 +85,7 @@ fn figure(results: &StudyResults, pictures: &Pictures, name: &str, title: &str, 
         panels: vec![panel(results, pictures, &name, title, arms)],
         numbers: None,
         pairs: false,
-        png: overlay_png::draw(results, &pictures.shown, arms),
+        png: overlay_png::draw(results, &pictures.shown.iter().collect::<Vec<_>>(), arms).map(|(_, png)| png),
         name,
     }
 }

@@ -3,10 +3,10 @@
 use mtinet_domain::Arm;
 use ndarray::Array2;
 
+use super::canvas::{BLACK, Canvas, WHITE};
 use super::contour::outlines;
 use super::overlay::{PREDICTION, TRUTH, Window};
 use super::pictures::Picture;
-use super::png;
 use crate::report::results::StudyResults;
 
 /// Side of a cell, pixels.
@@ -15,16 +15,15 @@ const GAP: usize = 8;
 const LEFT: usize = 232;
 const TOP: usize = 28;
 const ROW: usize = CELL + 32;
-/// Pixels of the picture a pixel of the font.
-const FONT: usize = 2;
-const LETTER: usize = 8 * FONT;
-
-const BLACK: [u8; 3] = [0; 3];
-const WHITE: [u8; 3] = [255; 3];
 const GREY: [u8; 3] = [0xe8; 3];
 
-/// Columns are the whole slice, the truth and the arms; `None` where the image would be too large for its format.
-pub(super) fn draw(results: &StudyResults, shown: &[Picture], arms: &[Arm]) -> Option<Vec<u8>> {
+/// Columns are the whole slice, the truth and the arms; width, height and the file. `None` where the image would be too large
+/// for its format.
+pub(super) fn draw(
+    results: &StudyResults,
+    shown: &[&Picture],
+    arms: &[Arm],
+) -> Option<((usize, usize), Vec<u8>)> {
     let column = |place: usize| LEFT + (CELL + GAP) * place;
     let mut canvas = Canvas::new(column(arms.len() + 2), TOP + ROW * shown.len());
     let names = ["whole slice", "truth"].into_iter().chain(arms.iter().map(|arm| arm.name()));
@@ -63,36 +62,11 @@ pub(super) fn draw(results: &StudyResults, shown: &[Picture], arms: &[Arm]) -> O
             }
         }
     }
-    png::rgb(canvas.width, canvas.height, &canvas.pixels)
+    Some((canvas.size(), canvas.png()?))
 }
 
-/// Pixels in rows from the top left, red, green and blue.
-struct Canvas {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
-}
-
+/// What the figure draws in a cell.
 impl Canvas {
-    fn new(width: usize, height: usize) -> Self {
-        Self { width, height, pixels: vec![255; width * height * 3] }
-    }
-
-    fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
-        if x < self.width && y < self.height {
-            let at = (y * self.width + x) * 3;
-            self.pixels[at..at + 3].copy_from_slice(&colour);
-        }
-    }
-
-    fn fill(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), colour: [u8; 3]) {
-        for row in y..y + height {
-            for column in x..x + width {
-                self.set(column, row, colour);
-            }
-        }
-    }
-
     /// The image over a whole cell, pixels as squares: what the network saw, without smoothing.
     fn image(&mut self, (x, y): (usize, usize), image: &Array2<u8>) {
         let (rows, columns) = image.dim();
@@ -162,30 +136,6 @@ impl Canvas {
         self.fill(at, (CELL, CELL), GREY);
         let words: Vec<String> = reason.split_whitespace().map(str::to_owned).collect();
         self.lines((at.0 + 8, at.1 + 8), CELL - 16, &words, BLACK);
-    }
-
-    /// Texts below one another; what is too long goes on in the next line.
-    fn lines(&mut self, (x, mut y): (usize, usize), width: usize, texts: &[String], colour: [u8; 3]) {
-        let letters = (width / LETTER).max(1);
-        for text in texts {
-            let text: Vec<char> = text.chars().collect();
-            for part in text.chunks(letters).take(4) {
-                self.text((x, y), &part.iter().collect::<String>(), colour);
-                y += LETTER + 4;
-            }
-        }
-    }
-
-    fn text(&mut self, (x, y): (usize, usize), text: &str, colour: [u8; 3]) {
-        for (place, letter) in text.chars().enumerate() {
-            let letter = if letter.is_ascii() { letter as usize } else { '?' as usize };
-            for (row, bits) in font8x8::legacy::BASIC_LEGACY[letter].iter().enumerate() {
-                for column in (0..8).filter(|column| bits >> column & 1 == 1) {
-                    let at = (x + place * LETTER + column * FONT, y + row * FONT);
-                    self.fill(at, (FONT, FONT), colour);
-                }
-            }
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Input, Outbox};
 use crate::server::store::StoredEvent;
 
 /// Sends inputs to the driver. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Handle {
     inputs: mpsc::Sender<Input>,
     recorded: broadcast::WeakSender<Arc<Vec<StoredEvent>>>,
@@ -100,6 +100,11 @@ impl Handle {
     /// Events as they are stored, from now on. A subscriber that is too slow misses some and is told.
     pub fn subscribe(&self) -> Result<broadcast::Receiver<Arc<Vec<StoredEvent>>>, Status> {
         self.recorded.upgrade().map(|recorded| recorded.subscribe()).ok_or_else(ended)
+    }
+
+    /// Those who listen to events as they are stored.
+    pub fn subscribers(&self) -> usize {
+        self.recorded.upgrade().map_or(0, |recorded| recorded.receiver_count())
     }
 
     async fn send(&self, input: Input) -> Result<(), Status> {

@@ -4,6 +4,7 @@
 //! everything again when the worker is back.
 
 mod handle;
+mod journal;
 mod run;
 mod sessions;
 

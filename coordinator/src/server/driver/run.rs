@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mtinet_core::{Core, Link};
 use tokio::sync::{broadcast, mpsc};
@@ -11,10 +11,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::sessions::Sessions;
-use super::{Afterwards, Handle, Input, Round};
+use super::{Afterwards, Handle, Input, Round, journal};
 use crate::server::artifacts::Artifacts;
 use crate::server::convert;
 use crate::server::fleet_log::FleetLog;
+use crate::server::metrics::Metrics;
 use crate::server::store::{StoreError, StoredEvent, Writer};
 
 /// Inputs that wait at most; then whoever sends waits.
@@ -42,13 +43,14 @@ pub fn spawn(
     writer: Writer,
     fleet: FleetLog,
     artifacts: Artifacts,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Driver {
     let (sender, inputs) = mpsc::channel(INPUTS);
     let (recorded, _) = broadcast::channel(RECORDED);
     let handle = Handle::new(sender, recorded.downgrade());
-    let state =
-        State { core, writer, fleet, artifacts, recorded, sessions: Sessions::default(), cut: Vec::new() };
+    let sessions = Sessions::default();
+    let state = State { core, writer, fleet, artifacts, metrics, recorded, sessions, cut: Vec::new() };
     Driver { handle, task: tokio::spawn(state.run(inputs, stop)) }
 }
 
@@ -57,6 +59,7 @@ struct State {
     writer: Writer,
     fleet: FleetLog,
     artifacts: Artifacts,
+    metrics: Metrics,
     recorded: broadcast::Sender<Arc<Vec<StoredEvent>>>,
     sessions: Sessions,
     /// Workers whose session was cut because they did not take in what they were sent.
@@ -92,6 +95,7 @@ impl State {
                 batch.push(input);
             }
             let now_ms = now_ms();
+            let begun = Instant::now();
             let mut round = Round::default();
             for worker in std::mem::take(&mut self.cut) {
                 round.effects.extend(self.core.on_worker_disconnected(now_ms, &worker));
@@ -103,6 +107,7 @@ impl State {
                 round.effects.extend(self.core.on_tick(now_ms));
                 self.end_sessions_of_the_lost();
             }
+            self.metrics.decided(begun.elapsed());
             self.let_out(now_ms, round).await?;
         }
     }
@@ -179,9 +184,14 @@ impl State {
             self.fleet.append(now_ms, effects.fleet).await?;
         }
         if !effects.record.is_empty() {
+            self.metrics.recording(now_ms, &effects.record);
+            let lines = journal::lines(&effects.record);
+            let begun = Instant::now();
             let stored = self.writer.append(now_ms, effects.record).await?;
+            self.metrics.committed(stored.len(), begun.elapsed());
+            lines.into_iter().for_each(journal::Line::tell);
             for event in stored.iter().filter(|event| event.kind != "metrics") {
-                tracing::debug!(study = %event.study, seq = event.seq, json = event.json, "recorded");
+                tracing::debug!(study = event.study.0, seq = event.seq, json = event.json, "recorded");
             }
             // Nobody may be listening.
             let _ = self.recorded.send(Arc::new(stored));

@@ -112,7 +112,7 @@ impl Client for ClientService {
         let dataset: DatasetRef = required("dataset", request.dataset)?;
         self.check_initial_weights(&spec).await?;
         let study = self.driver.submit(Box::new(spec), dataset, by.clone()).await?;
-        tracing::info!(target: "audit", by, %study, "submitted a study");
+        tracing::info!(target: "audit", by, study = study.0, "submitted a study");
         Ok(Response::new(SubmitStudyResponse { study: study.0 }))
     }
 

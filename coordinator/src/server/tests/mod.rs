@@ -9,6 +9,7 @@ mod frozen;
 mod joining;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod refusals;
 mod requests;
 mod usage;

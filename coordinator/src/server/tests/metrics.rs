@@ -1,0 +1,92 @@
+//! What a coordinator exports to Prometheus while it works.
+
+use std::collections::BTreeMap;
+
+use mtinet_proto::v1;
+use mtinet_runtime::metrics::exposition::{Family, asked_by_dashboard, check};
+
+use super::fleet::*;
+
+async fn scrape(server: &Server) -> BTreeMap<String, Family> {
+    let text = within("a scrape", server.ready().export.text()).await;
+    check(&text).unwrap_or_else(|problem| panic!("{problem}\n{text}"))
+}
+
+/// The value of a metric whose labels hold these; the sum where several do.
+fn value(families: &BTreeMap<String, Family>, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let samples = families.values().flat_map(|family| &family.samples).filter(|sample| {
+        let has = |(name, value): &(&str, &str)| sample.labels.get(*name).is_some_and(|found| found == value);
+        sample.name == name && labels.iter().all(has)
+    });
+    let values: Vec<f64> = samples.map(|sample| sample.value).collect();
+    assert!(!values.is_empty(), "no {name} {labels:?}");
+    values.iter().sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_study_can_be_followed_in_the_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    let mut client = server.client().await;
+    let before = scrape(&server).await;
+    assert_eq!(value(&before, "mtinet_studies", &[]), 0.0);
+    assert_eq!(value(&before, "mtinet_attempts_started_total", &[]), 0.0);
+
+    let study = submit(&mut client, "folds = [0, 1]\n").await;
+    let mut agent = Agent::join(&server, 1).await;
+    let start = agent.assignment().await;
+    let families = scrape(&server).await;
+    assert_eq!(value(&families, "mtinet_studies", &[("status", "running")]), 1.0);
+    assert_eq!(value(&families, "mtinet_trials", &[("status", "waiting")]), 1.0);
+    assert_eq!(value(&families, "mtinet_trials", &[("status", "running")]), 1.0);
+    assert_eq!(value(&families, "mtinet_workers", &[("status", "ready")]), 1.0);
+    assert_eq!(value(&families, "mtinet_slots", &[("device", "cpu")]), 1.0);
+    assert_eq!(value(&families, "mtinet_slots_busy", &[]), 1.0);
+
+    agent.report(&start, metrics(1)).await;
+    agent.complete(&start).await;
+    let next = agent.assignment().await;
+    agent.complete(&next).await;
+    agent.acknowledged().await;
+    assert_eq!(show(&mut client, study).await.summary.unwrap().status, "complete");
+    let missing = v1::GetStudyRequest { which: Some(v1::get_study_request::Which::Study(99)) };
+    client.get_study(missing).await.unwrap_err();
+    let families = scrape(&server).await;
+    assert_eq!(value(&families, "mtinet_studies", &[("status", "complete")]), 1.0);
+    assert_eq!(value(&families, "mtinet_attempts_started_total", &[]), 2.0);
+    assert_eq!(value(&families, "mtinet_attempts_ended_total", &[("outcome", "completed")]), 2.0);
+    assert_eq!(value(&families, "mtinet_events_total", &[("kind", "attempt_started")]), 2.0);
+    assert_eq!(value(&families, "mtinet_metric_points_total", &[]), 1.0, "the other value is no number");
+    assert_eq!(value(&families, "mtinet_queue_wait_seconds_count", &[]), 2.0);
+    let events = value(&families, "mtinet_events_total", &[]);
+    assert_eq!(value(&families, "mtinet_commit_events_sum", &[]), events, "each event is in one commit");
+    assert!(value(&families, "mtinet_commit_seconds_sum", &[]) > 0.0);
+    assert!(value(&families, "mtinet_decision_seconds_count", &[]) > 1.0);
+    let calls = |method, code| value(&families, "mtinet_rpcs_total", &[("method", method), ("code", code)]);
+    assert_eq!(calls("mtinet.v1.Client/SubmitStudy", "OK"), 1.0);
+    assert_eq!(calls("mtinet.v1.Client/GetStudy", "NOT_FOUND"), 1.0);
+    assert!(value(&families, "process_resident_memory_bytes", &[]) > 1e6);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn dashboards_ask_only_for_what_is_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    // Counters with labels appear with their first count.
+    let mut client = server.client().await;
+    submit(&mut client, "folds = [0]\n").await;
+    let mut agent = Agent::join(&server, 1).await;
+    let start = agent.assignment().await;
+    agent.complete(&start).await;
+    agent.acknowledged().await;
+    let families = scrape(&server).await;
+    let exported: Vec<&str> =
+        families.values().flat_map(|family| &family.samples).map(|sample| sample.name.as_str()).collect();
+    let dashboard = include_str!("../../../../deploy/grafana/mtinet-coordinator.json");
+    let asked = asked_by_dashboard(dashboard, "mtinet_").unwrap();
+    let missing: Vec<_> = asked.iter().filter(|name| !exported.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "not exported: {missing:?}");
+    assert!(asked.len() > 12, "{asked:?}");
+    server.stop().await.unwrap();
+}
