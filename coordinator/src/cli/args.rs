@@ -31,6 +31,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show how studies, or the trials of one, stand.
     Status(StatusArgs),
+    /// Watch a study in the terminal: trials, curves, workers, leaderboard, events.
+    Watch(WatchArgs),
     /// Show the workers and what their slots hold.
     Workers(WorkersArgs),
     /// Write the tables and figures' numbers of a study.
@@ -269,6 +271,9 @@ pub struct SubmitArgs {
     /// Wait for the study's end and show its progress; exit code 1 where it does not complete.
     #[arg(long)]
     pub wait: bool,
+    /// While waiting, show lines instead of the dashboard.
+    #[arg(long, requires = "wait")]
+    pub plain: bool,
     /// Print one JSON document instead of the bare number.
     #[arg(long)]
     pub json: bool,
@@ -324,6 +329,9 @@ pub struct RunArgs {
     /// Run directory; by default `runs/NAME`.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Show lines instead of the dashboard, also on a terminal.
+    #[arg(long)]
+    pub plain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -333,6 +341,18 @@ pub struct StatusArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Number or name of the study; by default the newest that runs, else the newest.
+    pub study: Option<String>,
+    /// A coordinator's data directory or a run's directory: where no coordinator serves it any more, its event log is
+    /// read and nothing is changed.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub server: Server,
 }
@@ -411,6 +431,9 @@ pub struct DemoArgs {
     /// Run directory.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub out: PathBuf,
+    /// Show lines instead of the dashboard, also on a terminal.
+    #[arg(long)]
+    pub plain: bool,
 }
 
 #[derive(Debug, Args)]

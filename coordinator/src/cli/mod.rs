@@ -31,6 +31,7 @@ mod study;
 mod target;
 mod token;
 mod usage;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -63,6 +64,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Study(command) => study::run(command).await,
         Command::Run(args) => run::run(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Watch(args) => watch::run(args).await,
         Command::Workers(WorkersArgs { command: Some(WorkersCommand::Readmit(args)), .. }) => {
             fleet::readmit(args).await
         }
