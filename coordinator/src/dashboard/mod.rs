@@ -16,7 +16,7 @@ mod tests;
 pub use app::{App, Closed, Request, now_ms};
 pub use input::{Command, Ui};
 pub use state::{
-    Explained, Link, MachineUse, Model, NoticeKind, Slot, SlotHold, SlotUse, StudyLine, StudyState, Update, Worker,
-    WorkerLink,
+    Explained, Link, MachineUse, Model, NoticeKind, Slot, SlotHold, SlotUse, StudyLine, StudyState, Update,
+    Worker, WorkerLink,
 };
 pub use terminal::{Terminal, restore};

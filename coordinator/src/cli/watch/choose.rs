@@ -29,7 +29,8 @@ pub fn study(studies: &[StudyLine], wanted: Option<&str>) -> Result<Option<Study
 
 fn nearest<'a>(studies: &'a [StudyLine], wanted: &str) -> Option<&'a str> {
     let tidy = wanted.trim().to_lowercase();
-    let near = studies.iter().map(|study| (strsim::osa_distance(&study.name.to_lowercase(), &tidy), &study.name));
+    let near =
+        studies.iter().map(|study| (strsim::osa_distance(&study.name.to_lowercase(), &tidy), &study.name));
     near.filter(|(distance, name)| *distance <= 1 + name.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name.as_str())

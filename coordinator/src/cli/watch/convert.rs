@@ -70,12 +70,11 @@ fn slot(state: SlotState) -> Slot {
         let trial = attempt.trial?;
         Some(SlotHold { study: trial.study, trial: trial.key, attempt: attempt.number, rank: state.rank })
     });
-    let device = state.slot.as_ref().and_then(|slot| slot.device.as_ref()).and_then(|device| {
-        match device.kind() {
+    let device =
+        state.slot.as_ref().and_then(|slot| slot.device.as_ref()).and_then(|device| match device.kind() {
             Kind::Cuda => Some(Device::Cuda(device.index)),
             Kind::Cpu => Some(Device::Cpu),
             Kind::Unspecified => None,
-        }
-    });
+        });
     Slot { index: state.slot.map_or(0, |slot| slot.index), device, held, usage: None }
 }

@@ -59,7 +59,17 @@ impl Feed {
         requests: mpsc::Receiver<Request>,
         focus: watch::Receiver<Option<TrialKey>>,
     ) -> Self {
-        Self { coordinator, given, news, requests, focus, study: None, after: 0, is_over: false, has_answered: false }
+        Self {
+            coordinator,
+            given,
+            news,
+            requests,
+            focus,
+            study: None,
+            after: 0,
+            is_over: false,
+            has_answered: false,
+        }
     }
 
     /// Brings news until the dashboard is closed.
@@ -198,7 +208,9 @@ impl Feed {
         let studies = convert::studies(answered(self.coordinator.studies()).await?);
         let newest = studies.iter().map(|study| study.id).max();
         let goes_on = |id: StudyId| {
-            studies.iter().any(|study| study.id == id && matches!(study.status.as_str(), "running" | "paused"))
+            studies
+                .iter()
+                .any(|study| study.id == id && matches!(study.status.as_str(), "running" | "paused"))
         };
         // Trials of a study that was over are tried again.
         let mut another = self.is_over && self.study.is_some_and(goes_on);

@@ -60,17 +60,15 @@ pub async fn run(args: WatchArgs) -> Result<(), CliError> {
 ///
 /// # Errors
 /// As [`follow::to_the_end`].
-pub async fn to_the_end(
-    coordinator: &mut Coordinator,
-    study: StudyId,
-    plain: bool,
-) -> Result<End, CliError> {
+pub async fn to_the_end(coordinator: &mut Coordinator, study: StudyId, plain: bool) -> Result<End, CliError> {
     let has_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
     if !plain && has_terminal {
         if let Some(end) = with_dashboard(coordinator, study).await? {
             return Ok(end);
         }
-        output::say(format_args!("study {study} goes on; Ctrl-C stops it, `mtinet watch` shows the dashboard again"));
+        output::say(format_args!(
+            "study {study} goes on; Ctrl-C stops it, `mtinet watch` shows the dashboard again"
+        ));
     }
     follow::to_the_end(coordinator, study).await
 }

@@ -92,7 +92,9 @@ impl Log {
                 }
             }
             let recording = self.recording.clone();
-            let page = blocking(move || recording.events(study, after, PAGE).map_err(|error| unreadable(&error))).await?;
+            let page =
+                blocking(move || recording.events(study, after, PAGE).map_err(|error| unreadable(&error)))
+                    .await?;
             let Some(last) = page.last() else { break };
             after = last.seq;
             updates.push(Update::Events(page));

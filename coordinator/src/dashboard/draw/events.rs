@@ -10,7 +10,7 @@ use super::text::{clock, cut, fit};
 use crate::dashboard::state::{Entry, Show};
 
 /// Columns of a trial's name.
-const TRIAL: usize = 20;
+const TRIAL: usize = 19;
 
 /// Draws the screen.
 pub fn draw(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, drawn: &mut Drawn) {
@@ -84,9 +84,9 @@ pub fn line(entry: &Entry, scene: Scene<'_>, width: usize, with_trial: bool) -> 
         Span::styled(fit(&time, 11, look), look.dim()),
         Span::styled(format!("{} ", look.level_sign(entry.level)), style),
     ];
-    if with_trial {
-        let trial = entry.trial.map(|key| key.to_string()).unwrap_or_default();
-        spans.push(Span::styled(fit(&trial, TRIAL, look), look.dim()));
+    // What is about the whole study has the trial's room as well.
+    if let Some(key) = entry.trial.filter(|_| with_trial) {
+        spans.push(Span::styled(fit(&key.to_string(), TRIAL, look), look.dim()));
         spans.push(Span::raw(" "));
     }
     let used: usize = spans.iter().map(Span::width).sum();

@@ -130,7 +130,7 @@ fn pace_parts(trial: Trial<'_>, scene: Scene<'_>) -> Parts {
     if let Some(train) = model.study.train()
         && let Some(seconds) = progress.seconds_left(train, model.study.steps_per_epoch())
     {
-        parts.push(named("left", short_span(seconds), scene));
+        parts.push(vec![Span::raw(short_span(seconds)), Span::styled(" left", look.dim())]);
     }
     parts
 }

@@ -130,7 +130,8 @@ fn link(scene: Scene<'_>) -> (&'static str, ratatui::style::Style, String) {
 fn progress(buffer: &mut Buffer, area: Rect, scene: Scene<'_>) {
     let Scene { model, look, .. } = scene;
     if model.study.results().is_none() {
-        let words = if model.link == Link::Recorded { "no study in this log" } else { "waiting for the study" };
+        let words =
+            if model.link == Link::Recorded { "no study in this log" } else { "waiting for the study" };
         buffer.set_line(area.x, area.y, &Line::styled(format!("   {words}"), look.dim()), area.width);
         return;
     }
@@ -191,6 +192,7 @@ fn time_words(scene: Scene<'_>, wide: bool) -> String {
             let about = if look.signs.is_unicode { "≈" } else { "about " };
             format!("{about}{} left, ends {end}", short_span(seconds))
         }
+        None if model.study.is_paused() => "paused".to_owned(),
         None if model.study.counts().running > 0 => "estimating".to_owned(),
         None => "nothing runs".to_owned(),
     };
@@ -220,7 +222,7 @@ fn notice(scene: Scene<'_>) -> Option<Line<'static>> {
     if let Link::Away { again_ms, why, .. } = &model.link {
         let next = again_ms.saturating_sub(now_ms).div_ceil(1000);
         let words = format!(
-            " The coordinator does not answer; workers go on with what they run. Asking again in {next} s. ({why})"
+            " The coordinator does not answer; asking again in {next} s. What runs on workers goes on. ({why})"
         );
         return Some(Line::styled(words, look.warning()));
     }
@@ -252,7 +254,7 @@ fn keys(buffer: &mut Buffer, area: Rect, scene: Scene<'_>) {
             vec![(updown, "select"), ("/", "filter"), ("o", "order"), ("d", "drain"), ("r", "readmit")]
         }
         Tab::Leaderboard => vec![(updown, "select"), (sideways, "order by"), (enter, "show trials")],
-        Tab::Events => vec![(updown, "scroll"), ("End", "newest"), ("/", "filter"), ("f", "which")],
+        Tab::Events => vec![(updown, "scroll"), ("End", "newest"), ("/", "filter"), ("f", "level")],
     };
     let can_steer = model.link != Link::Recorded && model.study.outcome().is_none();
     if !can_steer {

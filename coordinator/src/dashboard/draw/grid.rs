@@ -57,19 +57,17 @@ pub fn draw(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, shape: &Shape, dr
     let shown = (inside / (cell + 1)).clamp(1, folds);
     let first_fold = first_shown(ui.offsets.folds, column, folds, shown);
     (drawn.offsets.grid, drawn.offsets.folds, drawn.offsets.page) = (first, first_fold, room);
-    let more = if shape.rows > room { format!("{}-{} of {} rows", first + 1, first + room, shape.rows) } else { String::new() };
+    let more = if shape.rows > room {
+        format!("{}-{} of {} rows", first + 1, first + room, shape.rows)
+    } else {
+        String::new()
+    };
     let counts = model.study.counts();
     let title = Line::from(vec![
         Span::styled("Trials", look.strong()),
         Span::styled(format!("  {} of {} done", counts.done, counts.all()), look.dim()),
     ]);
-    let inner = panel(
-        buffer,
-        area,
-        title,
-        Line::styled(more, look.dim()),
-        look,
-    );
+    let inner = panel(buffer, area, title, Line::styled(more, look.dim()), look);
     scroll_bar(buffer, area, first, room, shape.rows, look);
     let x = |place: usize| inner.x + 1 + (shape.label + 1 + place * (cell + 1)) as u16;
     for place in 0..shown {
@@ -103,7 +101,7 @@ fn cell_line(trial: Trial<'_>, scene: Scene<'_>, width: usize) -> Line<'static> 
     let status = trial.progress.status;
     let sign = Span::styled(look.sign(status), look.status(status));
     let share = scene.model.study.fraction(trial.progress);
-    let percent = format!("{:>3.0}%", (share * 100.0).floor());
+    let percent = format!("{:.0}%", (share * 100.0).floor());
     let text = match status {
         TrialStatus::Running if width >= 20 => return with_bar(trial, scene, width, share, &percent),
         TrialStatus::Running => {
@@ -135,8 +133,11 @@ fn with_bar(trial: Trial<'_>, scene: Scene<'_>, width: usize, share: f64, percen
     let loss = trial.progress.loss.map(number).unwrap_or_default();
     let failures = trial.result.failures;
     let again = if failures > 0 { format!(" !{failures}") } else { String::new() };
-    let rest = format!(" {percent} {loss:>6}");
-    let mut spans = vec![Span::styled(format!("{} ", look.sign(TrialStatus::Running)), look.status(TrialStatus::Running))];
+    let rest = format!(" {percent:>4} {loss:>6}");
+    let mut spans = vec![Span::styled(
+        format!("{} ", look.sign(TrialStatus::Running)),
+        look.status(TrialStatus::Running),
+    )];
     spans.extend(bar(share, width.saturating_sub(2 + rest.width() + again.width()), look.accent(), look));
     spans.push(Span::raw(rest));
     spans.push(Span::styled(again, look.warning()));

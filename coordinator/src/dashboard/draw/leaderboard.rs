@@ -25,7 +25,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, drawn: &mut Drawn
         Span::styled("Leaderboard", look.strong()),
         Span::styled(format!("  by {}", by.label), look.accent()),
     ]);
-    let words = format!("mean {} deviation over finished folds", look.signs.plus_minus);
+    let words = format!("mean {} sample std over finished folds", look.signs.plus_minus);
     let inner = panel(buffer, area, title, Line::styled(words, look.dim()), look);
     let room = usize::from(inner.height.saturating_sub(1));
     let is_screen = ui.tab == Tab::Leaderboard;
@@ -110,7 +110,9 @@ fn row_line(
     for (column, best) in best.iter().enumerate() {
         let is_best = row.mean(column).is_some() && row.mean(column) == *best;
         let style = match &row.cells[column] {
-            Cell::Value(aggregate) if aggregate.over_folds.is_some() && is_best => look.good().patch(look.strong()),
+            Cell::Value(aggregate) if aggregate.over_folds.is_some() && is_best => {
+                look.good().patch(look.strong())
+            }
             Cell::Value(aggregate) if aggregate.over_folds.is_some() => Style::new(),
             _ => look.dim(),
         };
@@ -138,7 +140,8 @@ fn words(cell: &Cell, width: usize, scene: Scene<'_>) -> String {
 fn best(rows: &[Row]) -> [Option<f64>; 4] {
     let most = rows.iter().map(|row| row.folds.0).max().unwrap_or(0);
     std::array::from_fn(|column| {
-        let means = rows.iter().filter(|row| row.folds.0 == most && most > 0).filter_map(|row| row.mean(column));
+        let means =
+            rows.iter().filter(|row| row.folds.0 == most && most > 0).filter_map(|row| row.mean(column));
         if COLUMNS[column].metric.larger_is_better() {
             means.max_by(f64::total_cmp)
         } else {

@@ -18,7 +18,7 @@ const BELOW: u16 = 7;
 /// Most lines of facts in a column of their own.
 const COLUMN_FACTS: usize = 14;
 /// Least rows of a curve with its border.
-const CURVE: u16 = 6;
+const CURVE: u16 = 5;
 
 /// Draws the screen.
 pub fn draw(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, drawn: &mut Drawn) {
@@ -67,34 +67,36 @@ fn loading(buffer: &mut Buffer, area: Rect, scene: Scene<'_>) {
     buffer.set_line(x, area.y + area.height / 2, &line, area.width);
 }
 
-/// The selected trial: facts, and curves where there is room.
+/// The selected trial: facts, and below them curves where there is room.
 fn selected(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, drawn: &mut Drawn) {
     let Some(trial) = scene.model.study.trial(scene.ui.trial) else { return };
     if area.height < 3 {
         return;
     }
+    let width = usize::from(area.width.saturating_sub(4));
+    let is_column = width < 76 && area.height > 20;
+    let most = usize::from(area.height - 2);
+    let told = if is_column {
+        facts::stacked(trial, scene, width, most.min(COLUMN_FACTS))
+    } else {
+        facts::lines(trial, scene, width, most)
+    };
+    let has_curves = !trial.result.curves.is_empty();
+    let rest = area.height - 2 - told.len() as u16;
+    let height = if has_curves && rest >= CURVE { area.height - rest } else { area.height };
     let heading = facts::heading(trial, scene);
     let label = facts::arm_label(trial, scene);
-    let label = if heading.width() + label.width() + 6 > area.width as usize { Line::default() } else { label };
-    let inner = panel(buffer, area, heading, label, scene.look);
-    let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
-    let width = inner.width as usize;
-    let is_column = width < 76 && area.height > 20;
-    let told = if is_column {
-        facts::stacked(trial, scene, width, COLUMN_FACTS)
-    } else {
-        facts::lines(trial, scene, width, inner.height as usize)
-    };
-    lines(buffer, inner, &told);
-    let used = told.len() as u16;
-    let rest = inner.height.saturating_sub(used);
-    if rest < CURVE || trial.result.curves.is_empty() {
+    let fits = heading.width() + label.width() + 6 <= usize::from(area.width);
+    let top = Rect { height, ..area };
+    let inner = panel(buffer, top, heading, if fits { label } else { Line::default() }, scene.look);
+    lines(buffer, Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner }, &told);
+    if height == area.height {
         return;
     }
-    let room = Rect { x: area.x + 1, y: inner.y + used, width: area.width - 2, height: rest };
-    if room.width >= 76 || rest < 2 * CURVE + 2 {
-        trial::curves_beside(buffer, room, scene, trial, drawn);
-    } else {
+    let room = Rect { y: top.bottom(), height: rest, ..area };
+    if is_column && rest >= 2 * CURVE {
         trial::curves_below(buffer, room, scene, trial, drawn);
+    } else {
+        trial::curves_beside(buffer, room, scene, trial, drawn);
     }
 }

@@ -15,12 +15,12 @@ const HELP: [(&str, &[(&str, &str)]); 5] = [
     (
         "Everywhere",
         &[
-            ("1-5, Tab", "turn to a screen"),
-            ("s", "choose another study"),
-            ("p", "pause the study, or let it go on"),
+            ("1-5 Tab", "turn to a screen"),
+            ("s", "another study"),
+            ("p", "pause or resume the study"),
             ("C", "cancel the study"),
-            ("T", "retry all failed or cancelled trials"),
-            ("Esc", "clear the filter; back to the overview"),
+            ("T", "retry all that failed"),
+            ("Esc", "clear filter; overview"),
             ("q", "leave; what runs goes on"),
         ],
     ),
@@ -30,13 +30,13 @@ const HELP: [(&str, &[(&str, &str)]); 5] = [
             ("arrows", "select a trial"),
             ("Enter", "open it"),
             ("c  t", "cancel, retry it"),
-            ("x  m", "next loss, next held-out metric"),
+            ("x  m", "next loss, next metric"),
             ("g", "logarithmic loss axis"),
             ("v", "attempts, events, log"),
         ],
     ),
-    ("Workers", &[("/  o", "filter; problems first"), ("d  r", "drain or undo; readmit")]),
-    ("Leaderboard", &[("left, right", "order by another metric"), ("Enter", "show the arm's trials")]),
+    ("Workers", &[("/  o", "filter, problems first"), ("d  r", "drain (or undo), readmit")]),
+    ("Leaderboard", &[("sideways", "order by another metric"), ("Enter", "show the arm's trials")]),
     ("Events", &[("f", "main, all, problems"), ("/", "filter by text"), ("End", "follow the newest")]),
 ];
 
@@ -52,12 +52,7 @@ pub fn draw(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, drawn: &mut Drawn
 
 fn centred(area: Rect, width: u16, height: u16) -> Rect {
     let (width, height) = (width.min(area.width), height.min(area.height));
-    Rect {
-        x: area.x + (area.width - width) / 2,
-        y: area.y + (area.height - height) / 2,
-        width,
-        height,
-    }
+    Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height }
 }
 
 fn over(buffer: &mut Buffer, area: Rect, title: Line<'_>, right: Line<'_>, scene: Scene<'_>) -> Rect {
@@ -71,21 +66,20 @@ fn help(buffer: &mut Buffer, area: Rect, scene: Scene<'_>) {
     let section = |(name, keys): &(&str, &[(&str, &str)])| {
         let mut told = vec![Line::styled((*name).to_owned(), look.strong())];
         told.extend(keys.iter().map(|(key, what)| {
-            Line::from(vec![Span::styled(fit(key, 12, look), look.accent()), Span::raw((*what).to_owned())])
+            Line::from(vec![Span::styled(fit(key, 10, look), look.accent()), Span::raw((*what).to_owned())])
         }));
         told.push(Line::default());
         told
     };
     let left: Vec<Line> = HELP[..2].iter().flat_map(section).collect();
     let mut right: Vec<Line> = HELP[2..].iter().flat_map(section).collect();
-    right.push(Line::styled("The mouse selects tabs, trials and", look.dim()));
-    right.push(Line::styled("rows; the wheel scrolls. A key that", look.dim()));
-    right.push(Line::styled("changes something asks first.", look.dim()));
+    right.push(Line::styled("The mouse selects and scrolls.", look.dim()));
+    right.push(Line::styled("What changes something asks first.", look.dim()));
     let height = left.len().max(right.len()) as u16 + 2;
     let place = centred(area, 100, height);
     let close = Line::styled("any key closes", look.dim());
     let inner = over(buffer, place, Line::styled("Keys", look.strong()), close, scene);
-    let half = (inner.width + 1) / 2 + 2;
+    let half = inner.width / 2 + 1;
     lines(buffer, Rect { width: half, ..inner }, &left);
     lines(buffer, Rect { x: inner.x + half, width: inner.width - half, ..inner }, &right);
 }
@@ -116,7 +110,8 @@ fn confirm(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, question: &str, dr
 fn studies(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, selected: usize, drawn: &mut Drawn) {
     let Scene { model, look, now_ms, .. } = scene;
     let all = &model.studies;
-    let place = centred(area, 76, (all.len() as u16).saturating_add(3).min(area.height.saturating_sub(4)).max(4));
+    let place =
+        centred(area, 76, (all.len() as u16).saturating_add(3).min(area.height.saturating_sub(4)).max(4));
     let hint = Line::styled("Enter follows one", look.dim());
     let inner = over(buffer, place, Line::styled("Studies", look.strong()), hint, scene);
     if all.is_empty() {
@@ -124,7 +119,14 @@ fn studies(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, selected: usize, d
         return;
     }
     let name = (inner.width as usize).saturating_sub(5 + 12 + 10 + 12 + 2);
-    let head = format!("{}  {}{}{}{}", fit_right("no", 3, look), fit("name", name, look), fit("state", 12, look), fit("done", 10, look), "submitted");
+    let head = format!(
+        "{}  {}{}{}{}",
+        fit_right("no", 3, look),
+        fit("name", name, look),
+        fit("state", 12, look),
+        fit("done", 10, look),
+        "submitted"
+    );
     buffer.set_string(inner.x, inner.y, head, look.dim());
     let room = usize::from(inner.height.saturating_sub(1));
     let first = first_shown(0, selected, all.len(), room);
@@ -132,7 +134,11 @@ fn studies(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, selected: usize, d
     for (y, index) in (inner.y + 1..inner.bottom()).zip(first..all.len()) {
         let study = &all[index];
         let line = Line::from(vec![
-            Span::raw(format!("{}  {}", fit_right(&study.id.to_string(), 3, look), fit(&study.name, name, look))),
+            Span::raw(format!(
+                "{}  {}",
+                fit_right(&study.id.to_string(), 3, look),
+                fit(&study.name, name, look)
+            )),
             Span::styled(fit(&study.status, 12, look), look.study(&study.status)),
             Span::raw(fit(&format!("{}/{}", study.done.0, study.done.1), 10, look)),
             Span::styled(clock(study.submitted_ms, now_ms, look), look.dim()),

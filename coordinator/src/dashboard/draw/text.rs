@@ -109,7 +109,11 @@ pub fn clock(ms: u64, now_ms: u64, look: &Look) -> String {
 /// A time to come, without seconds.
 pub fn clock_ahead(ms: u64, now_ms: u64, look: &Look) -> String {
     let time = clock(ms, now_ms, look);
-    if time.contains(' ') { time } else { time.rsplit_once(':').map_or(time.clone(), |(time, _)| time.to_owned()) }
+    if time.contains(' ') {
+        time
+    } else {
+        time.rsplit_once(':').map_or(time.clone(), |(time, _)| time.to_owned())
+    }
 }
 
 /// Bytes in use and all, in GB of 10^9 bytes as elsewhere: `12/80 GB`.

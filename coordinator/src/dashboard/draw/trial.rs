@@ -1,6 +1,6 @@
 //! One trial: facts, curves, and below them its attempts, its events or its log.
 
-use mtinet_domain::trial::AttemptEnd;
+use mtinet_domain::trial::{AttemptEnd, TrialStatus};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -10,12 +10,15 @@ use super::chart::{Plot, figure_label, loss_label, plot};
 use super::facts;
 use super::frame::{Drawn, Scene};
 use super::panel::{lines, panel};
-use super::text::{clock, cut, wrap};
+use super::text::{clock, wrap};
 use crate::dashboard::input::{Pane, Target};
 use crate::dashboard::state::{
     COLUMNS, Trial, end_words, figure, number, ranks_words, short_span, step_time,
 };
 use crate::report::{Curve, CurvePoint};
+
+/// Most lines that the end of an attempt takes.
+const MOST_WORDS: usize = 6;
 
 /// From this width and height on all four curves are drawn.
 const LARGE: (u16, u16) = (120, 34);
@@ -81,7 +84,8 @@ fn loss(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, trial: Trial<'_>, dra
     if let Some(last) = last {
         title.push(Span::raw(format!("  {}", number(last))));
     }
-    let axis = if ui.logarithmic { "log" } else { "" };
+    let per = if trial.result.curves.epochs.len() < 2 { "per step" } else { "per epoch" };
+    let axis = if ui.logarithmic { format!("log, {per}") } else { per.to_owned() };
     let inner = panel(buffer, area, Line::from(title), Line::styled(axis, look.dim()), look);
     let curve = Plot {
         points: &points,
@@ -108,8 +112,7 @@ fn held_out(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, trial: Trial<'_>,
     let inner = panel(buffer, area, Line::from(title), Line::default(), look);
     let never = scene.model.study.train().is_some_and(|train| train.eval_every == 0);
     let empty = if never { "measured at the end only" } else { "not measured yet" };
-    let curve =
-        Plot { points: &points, style: look.good(), logarithmic: false, label: figure_label, empty };
+    let curve = Plot { points: &points, style: look.good(), logarithmic: false, label: figure_label, empty };
     plot(buffer, inner, &curve, look);
     drawn.targets.push((area, Target::HeldOutChart));
 }
@@ -207,12 +210,12 @@ fn attempts(trial: Trial<'_>, scene: Scene<'_>, width: usize) -> Vec<Line<'stati
         return vec![Line::styled("no attempt yet", look.dim())];
     }
     let clock_ms = model.clock(now_ms);
-    let each = trial.result.history.iter().map(|attempt| {
+    let each = trial.result.history.iter().flat_map(|attempt| {
         let end_ms = attempt.ended_ms.unwrap_or(clock_ms);
         let took = short_span(end_ms.saturating_sub(attempt.started_ms) as f64 / 1000.0);
         let from = attempt.resumed_at.map(|step| format!(" from step {step}")).unwrap_or_default();
         let (words, style) = match &attempt.end {
-            None => (format!("{} running", look.sign(mtinet_domain::trial::TrialStatus::Running)), look.accent()),
+            None => (format!("{} running", look.sign(TrialStatus::Running)), look.accent()),
             Some(end) => (end_words(end), end_style(end, scene)),
         };
         let head = format!(
@@ -222,8 +225,13 @@ fn attempts(trial: Trial<'_>, scene: Scene<'_>, width: usize) -> Vec<Line<'stati
             took,
             ranks_words(&attempt.placements),
         );
-        let room = width.saturating_sub(head.chars().count());
-        Line::from(vec![Span::raw(head), Span::styled(cut(&words, room, look), style)])
+        // The cause of a failure is what is looked for here: it is told in full, as far as a screen has room.
+        let columns = head.chars().count();
+        let told = wrap(&words, width.saturating_sub(columns).max(20), look).into_iter().take(MOST_WORDS);
+        told.enumerate().map(move |(row, words)| {
+            let before = if row == 0 { head.clone() } else { " ".repeat(columns) };
+            Line::from(vec![Span::raw(before), Span::styled(words, style)])
+        })
     });
     each.collect()
 }

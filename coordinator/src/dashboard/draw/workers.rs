@@ -11,6 +11,8 @@ use super::text::{cut, facts, fit, fit_right, memory, wrap};
 use crate::dashboard::input::{Target, visible_workers, worker_words};
 use crate::dashboard::state::{Link, Slot, Tally, Worker, short_span};
 
+/// Columns of memory in use: `512/1024 GB`.
+const MEMORY: usize = 11;
 /// Most rows of the selected worker, borders included.
 const DETAIL: u16 = 18;
 
@@ -102,6 +104,7 @@ fn summary(tally: Tally, scene: Scene<'_>) -> String {
 struct Columns {
     name: usize,
     bar: usize,
+    devices: usize,
     has_usage: bool,
     state: usize,
 }
@@ -116,9 +119,10 @@ impl Columns {
             0
         };
         let name = if width < 100 { name.min(18) } else { name };
-        let usage = if has_usage { 25 } else { 0 };
-        let fixed = 2 + name + 2 + 7 + if bar > 0 { bar + 2 } else { 0 } + 14 + usage + 9;
-        Self { name, bar, has_usage, state: width.saturating_sub(fixed) }
+        let devices = if width < 100 { 9 } else { 14 };
+        let usage = if has_usage { 4 + 2 + MEMORY + 2 + 3 + 2 } else { 0 };
+        let fixed = 2 + name + 2 + 7 + if bar > 0 { bar + 2 } else { 0 } + devices + usage + 9;
+        Self { name, bar, devices, has_usage, state: width.saturating_sub(fixed) }
     }
 
     fn head(&self, scene: Scene<'_>) -> String {
@@ -127,9 +131,14 @@ impl Columns {
         if self.bar > 0 {
             head.push_str(&" ".repeat(self.bar + 2));
         }
-        head.push_str(&fit("devices", 14, look));
+        head.push_str(&fit("devices", self.devices, look));
         if self.has_usage {
-            head.push_str(&format!("{:>4}  {:>12}  {:>3}  ", "use", "memory", if look.signs.is_unicode { "°C" } else { "C" }));
+            head.push_str(&format!(
+                "{:>4}  {:>MEMORY$}  {:>3}  ",
+                "use",
+                "memory",
+                if look.signs.is_unicode { "°C" } else { "C" }
+            ));
         }
         head.push_str(&format!("{:>7}  ", "heard"));
         head.push_str(&fit("state", self.state, look));
@@ -155,7 +164,7 @@ impl Columns {
             spans.push(Span::styled(empty.repeat(many - filled), look.dim()));
             spans.push(Span::raw(" ".repeat(self.bar - many + 2)));
         }
-        spans.push(Span::raw(fit(&worker.devices(), 14, look)));
+        spans.push(Span::raw(fit(&worker.devices(), self.devices, look)));
         if self.has_usage {
             spans.push(Span::raw(usage(worker, look)));
         }
@@ -174,7 +183,12 @@ fn usage(worker: &Worker, look: &super::look::Look) -> String {
     let load = worker.load().map(|percent| format!("{percent:.0}%")).unwrap_or_default();
     let room = worker.memory().map(memory).unwrap_or_default();
     let hottest = worker.hottest().map(|celsius| format!("{celsius:.0}")).unwrap_or_default();
-    format!("{}  {}  {}  ", fit_right(&load, 4, look), fit_right(&room, 12, look), fit_right(&hottest, 3, look))
+    format!(
+        "{}  {}  {}  ",
+        fit_right(&load, 4, look),
+        fit_right(&room, MEMORY, look),
+        fit_right(&hottest, 3, look)
+    )
 }
 
 /// The selected worker.

@@ -39,7 +39,10 @@ pub fn pause_or_resume(model: &Model) -> Asked {
         return Err("the study is over; nothing of it runs".to_owned());
     }
     if model.study.is_paused() {
-        return Ok((Command::Resume, format!("Let {name} go on?\nIts trials start again as slots are free.")));
+        return Ok((
+            Command::Resume,
+            format!("Let {name} go on?\nIts trials start again as slots are free."),
+        ));
     }
     let running = model.study.counts().running;
     let consequence = match running {
@@ -71,9 +74,10 @@ pub fn cancel_trial(model: &Model, index: usize) -> Asked {
     let trial = model.study.trial(index).ok_or("no trial is selected")?;
     let key = trial.result.key;
     match trial.progress.status {
-        TrialStatus::Waiting => {
-            Ok((Command::CancelTrial(key), format!("Cancel trial {key}?\nIt will not run, and has no result.")))
-        }
+        TrialStatus::Waiting => Ok((
+            Command::CancelTrial(key),
+            format!("Cancel trial {key}?\nIt will not run, and has no result."),
+        )),
         TrialStatus::Running | TrialStatus::Stopping => Ok((
             Command::CancelTrial(key),
             format!("Cancel trial {key}?\nIt stops at a step boundary, at step {} now.", trial.progress.step),
@@ -102,7 +106,10 @@ pub fn retry_all(model: &Model) -> Asked {
         0 => Err("no trial of the study failed or was cancelled".to_owned()),
         n => Ok((
             Command::Retry(Vec::new()),
-            format!("Try {n} trials of {} again?\nThey go on from their last checkpoints.", study_name(model)),
+            format!(
+                "Try {n} trials of {} again?\nThey go on from their last checkpoints.",
+                study_name(model)
+            ),
         )),
     }
 }
@@ -117,7 +124,11 @@ pub fn drain(worker: Option<&&Worker>) -> Asked {
     let question = if worker.drained {
         format!("Give {} trials again?", worker.name)
     } else {
-        format!("Drain {}?\nWhat runs on its {} busy slots saves and goes on elsewhere.", worker.name, worker.busy())
+        format!(
+            "Drain {}?\nWhat runs on its {} busy slots saves and goes on elsewhere.",
+            worker.name,
+            worker.busy()
+        )
     };
     Ok((command, question))
 }

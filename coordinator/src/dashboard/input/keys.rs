@@ -197,9 +197,9 @@ fn on_leaderboard(ui: &mut Ui, model: &Model, code: KeyCode) {
         KeyCode::Left | KeyCode::Char('h') => ui.by = (ui.by + columns - 1) % columns,
         KeyCode::Enter => {
             let rows = leaderboard(&model.study, ui.by);
-            let first = rows.get(ui.arm).and_then(|row| {
-                model.study.trials().position(|trial| trial.result.key.arm == row.arm)
-            });
+            let first = rows
+                .get(ui.arm)
+                .and_then(|row| model.study.trials().position(|trial| trial.result.key.arm == row.arm));
             if let Some(first) = first {
                 ui.trial = first;
                 ui.go(Tab::Overview);

@@ -3,10 +3,7 @@
 use mtinet_domain::Arm;
 use mtinet_domain::trial::TrialStatus;
 
-use super::study::StudyState;
-
-/// Share of a trial that has to be done before its pace says anything.
-const TELLING: f64 = 0.02;
+use super::study::{StudyState, Trial};
 
 impl StudyState {
     /// Seconds until the study's last trial is over, if as many trials go on side by side as do now. None while nothing
@@ -24,7 +21,12 @@ impl StudyState {
             match trial.progress.status {
                 TrialStatus::Running => {
                     let pace = trial.progress.seconds_left(self.train()?, self.steps_per_epoch());
-                    places.push(pace.map_or_else(|| whole.expected(trial.result.key.arm).map(|all| all * left), Some)?);
+                    places.push(
+                        pace.map_or_else(
+                            || whole.expected(trial.result.key.arm).map(|all| all * left),
+                            Some,
+                        )?,
+                    );
                 }
                 TrialStatus::Waiting => waiting.push(whole.expected(trial.result.key.arm)? * left),
                 _ => {}
@@ -52,12 +54,8 @@ impl Durations {
     fn of(study: &StudyState, now_ms: u64) -> Self {
         let mut arms: Vec<(Arm, f64, u32)> = Vec::new();
         for trial in study.trials() {
-            let share = study.fraction(trial.progress);
-            let seconds = trial.running_ms(now_ms) as f64 / 1000.0;
-            if share < TELLING || seconds <= 0.0 {
-                continue;
-            }
-            let (arm, whole) = (trial.result.key.arm, seconds / share);
+            let Some(whole) = whole(study, trial, now_ms) else { continue };
+            let arm = trial.result.key.arm;
             match arms.iter_mut().find(|(known, ..)| *known == arm) {
                 Some((_, sum, n)) => {
                     *sum += whole;
@@ -69,14 +67,27 @@ impl Durations {
         Self { arms }
     }
 
+    /// Of an arm that has not run yet, the mean of all.
     fn expected(&self, arm: Arm) -> Option<f64> {
         let mean = |sum: f64, n: u32| (n > 0).then(|| sum / f64::from(n));
         match self.arms.iter().find(|(known, ..)| *known == arm) {
             Some(&(_, sum, n)) => mean(sum, n),
-            None => mean(
-                self.arms.iter().map(|(_, sum, _)| sum).sum(),
-                self.arms.iter().map(|(.., n)| n).sum(),
-            ),
+            None => {
+                mean(self.arms.iter().map(|(_, sum, _)| sum).sum(), self.arms.iter().map(|(.., n)| n).sum())
+            }
         }
+    }
+}
+
+/// How long a trial takes from its start to its end. While it trains that is told by its pace: how long its data took to
+/// load says nothing about the rest.
+fn whole(study: &StudyState, trial: Trial<'_>, now_ms: u64) -> Option<f64> {
+    match trial.progress.status {
+        TrialStatus::Done => Some(trial.running_ms(now_ms) as f64 / 1000.0),
+        TrialStatus::Running | TrialStatus::Stopping => {
+            let steps = trial.progress.total_steps(study.train()?, study.steps_per_epoch())?;
+            Some(trial.progress.pace.step_seconds()? * steps)
+        }
+        _ => None,
     }
 }

@@ -167,12 +167,13 @@ fn of_attempt(event: &Event, time_ms: u64) -> Option<(Level, String)> {
             (Level::Detail, format!("checkpoint of step {} stored, {megabytes:.1} MB", checkpoint.step))
         }
         Event::TrialEvaluated { summary, .. } => {
-            let figures = [("DSC", summary.dsc), ("IoU", summary.iou), ("MAE", summary.mae), ("accuracy", summary.accuracy)];
+            let figures =
+                [("DSC", summary.dsc), ("IoU", summary.iou), ("MAE", summary.mae), ("acc", summary.accuracy)];
             let words: Vec<String> = figures
                 .into_iter()
                 .filter_map(|(name, value)| Some(format!("{name} {}", figure(value?))))
                 .collect();
-            (Level::Good, format!("evaluated: {}", words.join(", ")))
+            (Level::Good, words.join(", "))
         }
         Event::RendezvousReady { host, port, .. } => {
             (Level::Detail, format!("rank 0 listens at {host}:{port}"))
@@ -200,6 +201,8 @@ fn level_of(end: &AttemptEnd) -> Level {
     match end {
         AttemptEnd::Completed => Level::Good,
         AttemptEnd::Failed(_) | AttemptEnd::Unfit { .. } | AttemptEnd::WorkerLost { .. } => Level::Warning,
-        AttemptEnd::Cancelled | AttemptEnd::Paused | AttemptEnd::Drained { .. } | AttemptEnd::Widened => Level::Info,
+        AttemptEnd::Cancelled | AttemptEnd::Paused | AttemptEnd::Drained { .. } | AttemptEnd::Widened => {
+            Level::Info
+        }
     }
 }

@@ -56,7 +56,10 @@ pub fn leaderboard(study: &StudyState, by: usize) -> Vec<Row> {
         let cells = COLUMNS.map(|column| Cell::of(results, arm, column.metric));
         let folds = results.spec.folds.indices();
         let is_done = |fold: &&u32| {
-            results.of_arm(arm).filter(|trial| trial.key.fold == **fold).all(|trial| trial.summary().is_some())
+            results
+                .of_arm(arm)
+                .filter(|trial| trial.key.fold == **fold)
+                .all(|trial| trial.summary().is_some())
         };
         Row { arm, cells, folds: (folds.iter().filter(is_done).count(), folds.len()) }
     });

@@ -163,7 +163,9 @@ impl Model {
 
     /// Why a trial waits or was given up, where that is known.
     pub fn why(&self, key: TrialKey) -> Option<&str> {
-        if let Some((_, explained)) = self.explained.as_ref().filter(|(of, e)| *of == key && !e.reason.is_empty()) {
+        if let Some((_, explained)) =
+            self.explained.as_ref().filter(|(of, e)| *of == key && !e.reason.is_empty())
+        {
             return Some(&explained.reason);
         }
         if let Some(reason) = self.reasons.get(&key) {

@@ -58,7 +58,9 @@ impl Pace {
     /// Seconds per step over the whole training, by step.
     pub fn series(&self) -> Vec<(f64, f64)> {
         let pairs = self.points.windows(2);
-        pairs.map(|pair| (pair[1].0 as f64, (pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0) as f64)).collect()
+        pairs
+            .map(|pair| (pair[1].0 as f64, (pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0) as f64))
+            .collect()
     }
 }
 

@@ -84,8 +84,14 @@ mod tests {
 
     #[test]
     fn numbers_keep_the_digits_that_say_something() {
-        let cases =
-            [(0.0, "0"), (0.41234, "0.412"), (12.345, "12.35"), (79.03, "79.03"), (149.65, "149.7"), (12345.6, "12346")];
+        let cases = [
+            (0.0, "0"),
+            (0.41234, "0.412"),
+            (12.345, "12.35"),
+            (79.03, "79.03"),
+            (149.65, "149.7"),
+            (12345.6, "12346"),
+        ];
         for (value, words) in cases {
             assert_eq!(number(value), words);
         }

@@ -64,9 +64,8 @@ fn pausing_cancelling_and_trying_again_are_seen() {
 
 #[test]
 fn the_estimate_plays_what_is_left_onto_the_places_that_run() {
-    let mut story = Story::new(
-        "name = \"s\"\ndataset = \"d\"\narms = [\"unet\"]\nfolds = 5\n[train]\nsteps = 100\n",
-    );
+    let mut story =
+        Story::new("name = \"s\"\ndataset = \"d\"\narms = [\"unet\"]\nfolds = 5\n[train]\nsteps = 100\n");
     assert_eq!(story.model().study.seconds_left(story.now_ms), None, "nothing runs");
     // Two places; each step takes a tenth of a second, so that a whole trial takes 10 s.
     let (first, second) = (key("unet/0/0"), key("unet/1/0"));
@@ -137,7 +136,9 @@ fn the_journal_tells_what_matters_and_is_filtered() {
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems[0].starts_with("given up: the same error twice"), "{problems:?}");
     assert!(
-        problems[2].starts_with("attempt 1 failed (signal 9 at step 120): killed by the out-of-memory killer: cgroup"),
+        problems[2].starts_with(
+            "attempt 1 failed (signal 9 at step 120): killed by the out-of-memory killer: cgroup"
+        ),
         "{problems:?}"
     );
     assert_eq!(texts(Show::Main, "no-tim/1").len(), 3);

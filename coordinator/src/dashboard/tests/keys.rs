@@ -188,7 +188,7 @@ fn events_stay_where_they_were_scrolled_to() {
     person.press(KeyCode::Home);
     person.look();
     let first = screen(&person.model, &person.ui, (80, 24));
-    assert!(first.contains("the study was submitted by ada with 110 trials"), "{first}");
+    assert!(first.contains("the study was submitted by ada"), "{first}");
     person.press(KeyCode::End);
     assert_eq!(person.ui.pinned, None);
 }

@@ -18,9 +18,7 @@ use ratatui::buffer::Buffer;
 
 use super::draw::{Look, Scene, draw};
 use super::input::Ui;
-use super::state::{
-    Link, MachineUse, Model, Slot, SlotHold, SlotUse, StudyLine, Update, Worker, WorkerLink,
-};
+use super::state::{Link, MachineUse, Model, Slot, SlotHold, SlotUse, StudyLine, Update, Worker, WorkerLink};
 
 /// 2023-11-14 22:13:20 UTC, when every story begins.
 const BEGIN_MS: u64 = 1_700_000_000_000;
@@ -89,9 +87,16 @@ impl Story {
                 let values = [("loss".to_owned(), loss), ("learning_rate".to_owned(), 1e-4)].into();
                 records.push(MetricRecord { scope: MetricScope::Epoch, step, epoch, train_seconds, values });
                 let dsc = 80.0 * (1.0 - (-at / 200.0).exp());
-                let values = [("dsc".to_owned(), dsc), ("iou".to_owned(), dsc * 0.8), ("mae".to_owned(), 150.0 - dsc)];
+                let values =
+                    [("dsc".to_owned(), dsc), ("iou".to_owned(), dsc * 0.8), ("mae".to_owned(), 150.0 - dsc)];
                 let values = values.into();
-                records.push(MetricRecord { scope: MetricScope::HeldOut, step, epoch, train_seconds, values });
+                records.push(MetricRecord {
+                    scope: MetricScope::HeldOut,
+                    step,
+                    epoch,
+                    train_seconds,
+                    values,
+                });
             }
         }
         self.now_ms += (to - from) * 100;

@@ -20,7 +20,12 @@ fn large() -> Model {
     for number in 0..1000 {
         let one = &workers(story.now_ms)[0];
         let slots = (0..8).map(|index| Slot { index, ..one.slots[0].clone() }).collect();
-        fleet.push(Worker { id: format!("w{number}"), name: format!("node{number:04}"), slots, ..one.clone() });
+        fleet.push(Worker {
+            id: format!("w{number}"),
+            name: format!("node{number:04}"),
+            slots,
+            ..one.clone()
+        });
     }
     model.apply(Update::Workers(fleet), story.now_ms);
     model
@@ -61,5 +66,8 @@ fn redraw_times() {
     let mut model = Model::new("x");
     let records = events.len();
     model.apply(Update::Events(events), 0);
-    println!("{records} events: made in {built:.1} ms, folded in {:.1} ms", began.elapsed().as_secs_f64() * 1000.0);
+    println!(
+        "{records} events: made in {built:.1} ms, folded in {:.1} ms",
+        began.elapsed().as_secs_f64() * 1000.0
+    );
 }
