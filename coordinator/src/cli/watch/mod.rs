@@ -66,9 +66,7 @@ pub async fn to_the_end(coordinator: &mut Coordinator, study: StudyId, plain: bo
         if let Some(end) = with_dashboard(coordinator, study).await? {
             return Ok(end);
         }
-        output::say(format_args!(
-            "study {study} goes on; Ctrl-C stops it, `mtinet watch` shows the dashboard again"
-        ));
+        output::say(format_args!("study {study} goes on, in lines from here on"));
     }
     follow::to_the_end(coordinator, study).await
 }
@@ -78,7 +76,7 @@ async fn with_dashboard(coordinator: &Coordinator, study: StudyId) -> Result<Opt
     let source = Source {
         name: coordinator.url().to_owned(),
         study: Some(study),
-        kind: Kind::Live { coordinator: coordinator.clone(), given: None },
+        kind: Kind::Live { coordinator: Box::new(coordinator.clone()), given: None },
         waits: true,
     };
     // Dropped after the screen: what was said meanwhile is then told below it.
@@ -131,7 +129,8 @@ struct Source {
 
 enum Kind {
     Live {
-        coordinator: Coordinator,
+        // Boxed: a connection is ten times as large as a recording.
+        coordinator: Box<Coordinator>,
         /// What a person gave to find it by, to find it again.
         given: Option<String>,
     },
@@ -143,7 +142,7 @@ async fn live(given: &str, wanted: Option<&str>) -> Result<Source, CliError> {
     let studies = coordinator.studies().await?;
     let study = choose::study(&convert::studies(studies), wanted)?;
     let name = coordinator.url().to_owned();
-    let kind = Kind::Live { coordinator, given: Some(given.to_owned()) };
+    let kind = Kind::Live { coordinator: Box::new(coordinator), given: Some(given.to_owned()) };
     Ok(Source { name, study, kind, waits: false })
 }
 
@@ -187,7 +186,7 @@ impl Screen {
         let app = App { model, ui, updates, requests, focus, until_over: source.waits };
         let feed = match source.kind {
             Kind::Live { coordinator, given } => {
-                let feed = Feed::new(coordinator, given, news.clone(), asked, looked_at);
+                let feed = Feed::new(*coordinator, given, news.clone(), asked, looked_at);
                 tokio::spawn(feed.run(source.study))
             }
             Kind::Recorded(log) => tokio::spawn(log.play(source.study, news.clone(), asked)),

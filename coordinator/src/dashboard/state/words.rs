@@ -8,7 +8,7 @@ pub fn number(value: f64) -> String {
     match size {
         _ if !value.is_finite() => value.to_string(),
         0.0 => "0".to_owned(),
-        _ if size >= 1e6 || size < 1e-3 => format!("{value:.0e}"),
+        _ if !(1e-3..1e6).contains(&size) => format!("{value:.0e}"),
         _ if size >= 1000.0 => format!("{value:.0}"),
         _ if size >= 100.0 => format!("{value:.1}"),
         _ if size >= 10.0 => format!("{value:.2}"),
