@@ -4,5 +4,6 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+mod dashboard;
 pub mod report;
 pub mod server;

@@ -70,6 +70,15 @@ fn wrong_usage_is_2_and_help_is_0() {
 }
 
 #[test]
+fn the_dashboard_needs_a_terminal_and_says_what_else_there_is() {
+    let here = tempfile::tempdir().unwrap();
+    let output = mtinet(here.path(), &["watch"]);
+    assert_eq!(code(&output), 2, "{}", errors(&output));
+    assert!(errors(&output).contains("mtinet status"), "{}", errors(&output));
+    assert_eq!(answer(&output), "", "not a single escape sequence");
+}
+
+#[test]
 fn a_mistake_in_a_study_file_names_file_line_and_key() {
     let here = tempfile::tempdir().unwrap();
     let unknown = "name = \"x\"\ndataset = \"d\"\narms = [\"unet\"]\n\n[train]\nbatchsize = 3\n";

@@ -33,6 +33,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show how studies, or the trials of one, stand.
     Status(StatusArgs),
+    /// Watch a study in the terminal: trials, curves, workers, leaderboard, events.
+    Watch(WatchArgs),
     /// Show the workers and what their slots hold.
     Workers(WorkersArgs),
     /// Write the tables and figures' numbers of a study.
@@ -283,6 +285,9 @@ pub struct SubmitArgs {
     /// Wait for the study's end and show its progress; exit code 1 where it does not complete.
     #[arg(long)]
     pub wait: bool,
+    /// While waiting, show lines instead of the dashboard.
+    #[arg(long, requires = "wait")]
+    pub plain: bool,
     /// Print one JSON document instead of the bare number.
     #[arg(long)]
     pub json: bool,
@@ -338,6 +343,9 @@ pub struct RunArgs {
     /// Run directory; by default `runs/NAME`.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Show lines instead of the dashboard, also on a terminal.
+    #[arg(long)]
+    pub plain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -347,6 +355,18 @@ pub struct StatusArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Number or name of the study; by default the newest that runs, else the newest.
+    pub study: Option<String>,
+    /// A coordinator's data directory or a run's directory: where no coordinator serves it any more, its event log is
+    /// read and nothing is changed.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub server: Server,
 }
@@ -425,6 +445,9 @@ pub struct DemoArgs {
     /// Run directory.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub out: PathBuf,
+    /// Show lines instead of the dashboard, also on a terminal.
+    #[arg(long)]
+    pub plain: bool,
 }
 
 #[derive(Debug, Args)]

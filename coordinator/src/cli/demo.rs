@@ -75,6 +75,7 @@ pub async fn run(args: DemoArgs) -> Result<(), CliError> {
         root: args.out,
         workers: settings.workers.count,
         devices: Some(settings.workers.devices),
+        plain: args.plain,
     };
     job.execute(&interrupt).await
 }

@@ -117,7 +117,8 @@ struct Away {
     pause: Duration,
 }
 
-fn may_come_back(error: &CliError) -> bool {
+/// Whether it makes sense to ask again: the coordinator may be restarting.
+pub fn may_come_back(error: &CliError) -> bool {
     matches!(error, CliError::Coordinator(text) if !text.starts_with("the coordinator refused"))
 }
 

@@ -50,6 +50,7 @@ impl Interrupt {
                 };
                 if by_a_person && told.token.is_cancelled() {
                     told.kill_children();
+                    crate::dashboard::restore();
                     std::process::exit(i32::from(INTERRUPTED));
                 }
                 told.token.cancel();

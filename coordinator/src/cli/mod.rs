@@ -34,6 +34,7 @@ mod target;
 mod token;
 mod trial_files;
 mod usage;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -66,6 +67,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Study(command) => study::run(command).await,
         Command::Run(args) => run::run(args).await,
         Command::Status(args) => status::status(args).await,
+        Command::Watch(args) => watch::run(args).await,
         Command::Workers(WorkersArgs { command: Some(WorkersCommand::Readmit(args)), .. }) => {
             fleet::readmit(args).await
         }

@@ -2,10 +2,15 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::Value;
+use tokio::sync::mpsc;
+
+/// Where words go while the terminal is a dashboard's.
+static HELD: Mutex<Option<mpsc::UnboundedSender<String>>> = Mutex::new(None);
 
 /// Prints an answer and a line feed.
 pub fn print(answer: impl Display) {
@@ -26,7 +31,51 @@ pub fn print_json(document: &Value) {
 
 /// Says something to a person.
 pub fn say(words: impl Display) {
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(held) = &*held
+        && held.send(words.to_string()).is_ok()
+    {
+        return;
+    }
+    drop(held);
     let _ = writeln!(std::io::stderr().lock(), "{words}");
+}
+
+/// Words that were said while the terminal was a dashboard's; they are said again when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    said: mpsc::UnboundedReceiver<String>,
+    told: Vec<String>,
+}
+
+/// Holds back what is said, until the answer is dropped.
+pub fn hold() -> Held {
+    let (held, said) = mpsc::unbounded_channel();
+    *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    Held { said, told: Vec::new() }
+}
+
+impl Held {
+    /// The next words, for the dashboard to show.
+    pub async fn said(&mut self) -> String {
+        match self.said.recv().await {
+            Some(words) => {
+                self.told.push(words.clone());
+                words
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *HELD.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        while let Ok(words) = self.said.try_recv() {
+            self.told.push(words);
+        }
+        self.told.drain(..).for_each(say);
+    }
 }
 
 /// A table for people.
@@ -61,6 +110,17 @@ pub fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn words_are_held_while_a_dashboard_is_shown_and_lost_never() {
+        let mut held = hold();
+        say("first");
+        say("second");
+        assert_eq!(held.said().await, "first");
+        assert_eq!(held.told, ["first"]);
+        drop(held);
+        assert!(HELD.lock().unwrap().is_none(), "what is said next goes to the person again");
+    }
 
     #[test]
     fn spans_read_as_people_say_them() {

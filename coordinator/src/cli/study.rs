@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::{print, print_json, print_raw, say};
 use super::prepare::{self, Prepared};
-use super::{follow, initial, presets, status};
+use super::{initial, presets, status, watch};
 
 pub async fn run(command: StudyCommand) -> Result<(), CliError> {
     match command {
@@ -48,7 +48,7 @@ async fn submit(args: SubmitArgs) -> Result<(), CliError> {
     if !args.wait {
         return Ok(());
     }
-    let waited = interrupt.or(follow::to_the_end(&mut coordinator, study)).await;
+    let waited = interrupt.or(watch::to_the_end(&mut coordinator, study, args.plain)).await;
     if interrupt.is_requested() {
         say(format_args!(
             "study {study} goes on; `mtinet status {study}` shows it, `mtinet study cancel {study}` ends it"

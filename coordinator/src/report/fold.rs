@@ -41,6 +41,11 @@ impl StudyFold {
         Ok(())
     }
 
+    /// The study as far as its events told by now; absent before the first one.
+    pub fn results(&self) -> Option<&StudyResults> {
+        self.results.as_ref()
+    }
+
     /// The study as far as its events tell.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use super::prepare::{self, Prepared};
 use super::run_dir::{RunDir, directory_name};
 use super::study::blocking;
 use super::trial_files::LiveFiles;
-use super::{follow, gather, initial, pictures, predictions};
+use super::{gather, initial, pictures, predictions, watch};
 use crate::report::{self, StudyResults};
 use crate::server::ServerOptions;
 
@@ -34,7 +34,8 @@ pub async fn run(args: RunArgs) -> Result<(), CliError> {
         again.push_str(&format!(" --out {}", out.display()));
     }
     let root = args.out.unwrap_or_else(|| Path::new("runs").join(directory_name(&prepared.spec.name)));
-    let job = Job { prepared, root, workers: args.workers, devices: args.devices, again };
+    let (workers, devices, plain) = (args.workers, args.devices, args.plain);
+    let job = Job { prepared, root, workers, devices, again, plain };
     job.execute(&interrupt).await
 }
 
@@ -50,6 +51,8 @@ pub struct Job {
     pub devices: Option<String>,
     /// The command that goes on after an interrupt, for the person who interrupts.
     pub again: String,
+    /// Lines instead of the dashboard, also on a terminal.
+    pub plain: bool,
 }
 
 impl Job {
@@ -177,7 +180,7 @@ impl Job {
             // First, because whoever follows a coordinator that ended would wait for it to come back.
             biased;
             error = embedded.ended() => Err(error),
-            end = follow::to_the_end(coordinator, study) => end,
+            end = watch::to_the_end(coordinator, study, self.plain) => end,
             error = fleet.gave_up() => Err(error),
             () = interrupt.requested() => Err(CliError::Interrupted),
         };

@@ -128,13 +128,21 @@ pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
     to.close().map_err(|(_, source)| StoreError::Sqlite { doing: "finish the copy", source })
 }
 
+/// Reads a log that this process does not write.
+///
+/// # Errors
+/// A file that cannot be opened or is of a newer schema.
+pub fn reader_of(log: &Path) -> Result<Reader, StoreError> {
+    schema::version(&read_only(log)?)?;
+    Reader::open(log)
+}
+
 /// What a restart would read from a log that nobody serves.
 ///
 /// # Errors
 /// As [`Reader::replay`].
 pub fn replay_of(log: &Path) -> Result<Vec<Recorded>, StoreError> {
-    schema::version(&read_only(log)?)?;
-    Reader::open(log)?.replay()
+    reader_of(log)?.replay()
 }
 
 fn read_only(path: &Path) -> Result<Connection, StoreError> {

@@ -8,6 +8,7 @@ use mtinet_domain::{StudyId, WorkerId};
 use rusqlite::{Connection, Row, params};
 
 use super::{StoreError, StoredEvent};
+use crate::server::recording::RecordedStudy;
 
 /// Reads the log. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,6 +38,32 @@ impl Reader {
         let after = i64::try_from(after).unwrap_or(i64::MAX);
         let rows = statement.query_map(params![study.0, after, limit], stored).map_err(failed())?;
         rows.collect::<Result<_, _>>().map_err(failed())
+    }
+
+    /// All studies with how they ended, in the order of their numbers. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn studies(&self) -> Result<Vec<RecordedStudy>, StoreError> {
+        let failed = || StoreError::sqlite("read the studies");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        // A study whose trials were tried again is open again: only an end after that counts.
+        let mut statement = connection
+            .prepare(
+                "SELECT s.study, s.name, s.submitted_ms, (SELECT json_extract(e.json, '$.outcome') FROM events e \
+                 WHERE e.study = s.study AND e.replayed = 1 AND e.kind IN ('study_finished', 'trials_retried') \
+                 ORDER BY e.seq DESC LIMIT 1) FROM studies s ORDER BY s.study",
+            )
+            .map_err(failed())?;
+        let rows = statement.query_map([], |row| {
+            Ok(RecordedStudy {
+                id: StudyId(row.get(0)?),
+                name: row.get(1)?,
+                submitted_ms: row.get(2)?,
+                outcome: row.get(3)?,
+            })
+        });
+        rows.map_err(failed())?.collect::<Result<_, _>>().map_err(failed())
     }
 
     /// All events but measurements, in the order over all studies in which they were recorded.
