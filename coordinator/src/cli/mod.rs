@@ -18,6 +18,7 @@ mod interrupt;
 mod login;
 mod output;
 mod pictures;
+mod predict;
 mod predictions;
 mod prepare;
 mod presets;
@@ -30,6 +31,7 @@ mod status;
 mod study;
 mod target;
 mod token;
+mod trainer;
 
 use std::process::ExitCode;
 
@@ -70,6 +72,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Drain(args) => fleet::drain(args).await,
         Command::Report(args) => report::run(args).await,
         Command::Export(args) => export::run(args).await,
+        Command::Predict(args) => predict::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Login(args) => login::run(args).await,
         Command::Token(command) => token::run(command).await,

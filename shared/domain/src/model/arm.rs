@@ -179,6 +179,16 @@ impl Arm {
         matches!(self, Arm::MtiNet | Arm::NoMdief | Arm::NoSpe | Arm::NoSpa | Arm::NoTim)
     }
 
+    /// The arm among `arms` whose name is closest to `name`, where one is close.
+    pub fn nearest(name: &str, arms: &[Arm]) -> Option<Arm> {
+        let tidy = name.trim().to_lowercase().replace(['_', ' '], "-");
+        arms.iter()
+            .map(|arm| (strsim::osa_distance(arm.name(), &tidy), *arm))
+            .min_by_key(|(distance, _)| *distance)
+            .filter(|(distance, arm)| *distance <= 1 + arm.name().len() / 4)
+            .map(|(_, arm)| arm)
+    }
+
     fn list(arms: &[Arm]) -> String {
         arms.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
     }
@@ -197,14 +207,7 @@ impl FromStr for Arm {
         if let Some(arm) = Arm::ALL.iter().find(|arm| arm.name() == name) {
             return Ok(*arm);
         }
-        let tidy = name.trim().to_lowercase().replace(['_', ' '], "-");
-        let nearest = Arm::ALL
-            .iter()
-            .map(|arm| (strsim::osa_distance(arm.name(), &tidy), *arm))
-            .min_by_key(|(distance, _)| *distance)
-            .filter(|(distance, arm)| *distance <= 1 + arm.name().len() / 4)
-            .map(|(_, arm)| arm);
-        Err(ArmError::Unknown { name: name.to_owned(), nearest })
+        Err(ArmError::Unknown { name: name.to_owned(), nearest: Arm::nearest(name, Arm::ALL) })
     }
 }
 
