@@ -273,4 +273,24 @@ mod tests {
         assert!(said(Some(Arm::Unet), &[key("mti-net/0/0")]).contains("not of arm unet"));
         assert!(said(None, &[key("unet/7/0")]).contains("of unet it has unet/0/0, unet/1/0, unet/2/0"));
     }
+
+    #[test]
+    fn an_old_studys_spacing_is_chosen_again_from_its_data_set() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("phantom");
+        let options = mtinet_data::PhantomOptions {
+            subjects: 10,
+            size: 32,
+            slices_per_subject: 2,
+            ..mtinet_data::PhantomOptions::default()
+        };
+        let dataset = mtinet_data::phantom::write(&path, &options, &|_, _| {}).unwrap();
+        let options = PreprocessOptions { image_size: 16, ..PreprocessOptions::default() };
+        let cache = mtinet_data::SliceCache::open_or_build(&dataset, &options, None, &|_, _| {}).unwrap();
+        assert_eq!(chosen_spacing(&path, &dataset.hash(), 16).unwrap(), cache.spacing());
+        for (directory, hash) in [(path.as_path(), "other"), (here.path(), "other")] {
+            let error = chosen_spacing(directory, hash, 16).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("give --dataset DIR"), "{error}");
+        }
+    }
 }
