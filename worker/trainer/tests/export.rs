@@ -121,7 +121,7 @@ fn what_cannot_be_exported_is_refused_in_words() {
     };
     refused(4, "w.safetensors");
     done(&trainer(here, "init --arm unet --preset tiny64 --size 32 --out w.safetensors"));
-    refused(4, "lacks mtinet.arm");
+    refused(4, "the header lacks mtinet.");
     weights(here, "ei-ddpm", "tiny64");
     refused(2, "a recorded network draws nothing");
 }
