@@ -346,7 +346,7 @@ fn an_export_that_cannot_be_is_refused_before_anybody_is_asked() {
     std::fs::write(here.path().join("there"), "mine").unwrap();
     for (arguments, exit, words) in [
         (&["mti-net/0", "w"][..], 2, "write ARM/FOLD/SEED"),
-        (&["unet/0/0", "w", "--format", "torchscript"], 2, "--format safetensors is"),
+        (&["ei-ddpm/0/0", "w", "--format", "torchscript"], 2, "a recorded network draws nothing"),
         (&["unet/0/0", "there"], 2, "there exists"),
         (&["unet/0/0", ".", "--force"], 2, ". exists"),
         (&["unet/0/0", "w", "--data-dir", "."], 2, "not a coordinator's data directory"),
@@ -357,6 +357,31 @@ fn an_export_that_cannot_be_is_refused_before_anybody_is_asked() {
         assert!(errors(&output).contains(words), "{}", errors(&output));
     }
     assert_eq!(std::fs::read(here.path().join("there")).unwrap(), b"mine");
+}
+
+#[test]
+fn a_prediction_that_cannot_be_is_refused_before_anybody_is_asked() {
+    let here = tempfile::tempdir().unwrap();
+    for directory in ["cases", "taken"] {
+        std::fs::create_dir(here.path().join(directory)).unwrap();
+        std::fs::write(here.path().join(directory).join("file"), "mine").unwrap();
+    }
+    for (arguments, exit, words) in [
+        (&["cases", "out"][..], 2, "--arm"),
+        (&["cases", "out", "--arm", "unett"], 2, "did you mean \"unet\"?"),
+        (&["cases", "out", "--trial", "unet"], 2, "write ARM/FOLD/SEED"),
+        (&["cases", "out", "--arm", "unet", "--device", "tpu"], 2, "write auto, cpu, or cuda:N"),
+        (&["cases", "taken", "--arm", "unet"], 2, "taken already exists"),
+        (&["cases", "cases/file", "--arm", "unet"], 2, "cases/file already exists"),
+        (&["absent", "out", "--arm", "unet"], 4, "absent is not a directory"),
+        (&["cases", "out", "--arm", "unet", "--data-dir", "."], 2, "not a coordinator's data directory"),
+        (&["cases", "out", "--arm", "unet", "--coordinator", &nobody()], 3, "could not reach"),
+    ] {
+        let output = mtinet(here.path(), &[&["predict"], arguments].concat());
+        assert_eq!(code(&output), exit, "{arguments:?}: {}", errors(&output));
+        assert!(errors(&output).contains(words), "{}", errors(&output));
+    }
+    assert!(!here.path().join("out").exists());
 }
 
 #[test]

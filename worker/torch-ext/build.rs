@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 4] = ["csrc/store.cpp", "csrc/group.cpp", "csrc/reducer.cpp", "csrc/numeric.cpp"];
+const SOURCES: [&str; 5] =
+    ["csrc/store.cpp", "csrc/group.cpp", "csrc/reducer.cpp", "csrc/numeric.cpp", "csrc/script.cpp"];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mtinet_domain::TrialKey;
+use mtinet_domain::{Arm, TrialKey};
 
 use super::shell::{CompletionsArgs, ManArgs};
 
@@ -43,6 +43,10 @@ pub enum Command {
     Export(ExportArgs),
     /// Show what the trainers of a trial wrote.
     Logs(LogsArgs),
+    /// Answer new cases with a finished study's networks: masks, curves, classes, pictures.
+    ///
+    /// All trials of the arm answer together: their tumour probabilities, curves and class probabilities are averaged.
+    Predict(PredictArgs),
     /// Say why a trial waits, or how it stands.
     Explain(ExplainArgs),
     /// Have what runs on a worker save and go on elsewhere, and give the worker nothing new.
@@ -436,8 +440,37 @@ pub struct ExportArgs {
 pub enum WeightsFormat {
     /// Parameters and running statistics by their PyTorch names.
     Safetensors,
-    /// A traced network; not available yet.
+    /// A network that `torch.jit.load` runs, without its code.
     Torchscript,
+}
+
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Directory with the cases: CASE_0000.nii.gz, CASE_0001.nii.gz, ... (one file a phase), or a data set.
+    pub input: PathBuf,
+    /// Directory to write; must not exist or be empty.
+    pub outdir: PathBuf,
+    /// Number or name of the study; of several with one name, the newest. Needed where there are several studies.
+    #[arg(long, value_name = "STUDY")]
+    pub study: Option<String>,
+    /// The arm; all its trials answer, of every fold and seed.
+    #[arg(long, value_name = "ARM", required_unless_present = "trial")]
+    pub arm: Option<Arm>,
+    /// Only this trial answers; give it several times for several.
+    #[arg(long, value_name = "ARM/FOLD/SEED")]
+    pub trial: Vec<TrialKey>,
+    /// Where to compute: auto takes the first CUDA device where there is one.
+    #[arg(long, value_name = "auto|cpu|cuda:N", default_value = "auto")]
+    pub device: String,
+    /// Directory of the data set that the study was trained on, where it has moved. Only studies of releases that did not
+    /// keep the slices' spacing need it.
+    #[arg(long, value_name = "DIR")]
+    pub dataset: Option<PathBuf>,
+    /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: Server,
 }
 
 #[derive(Debug, Args)]

@@ -1,29 +1,33 @@
-//! `mtinet export`: the trained weights of a finished trial as a file that says where they come from.
+//! `mtinet export`: the trained weights of a finished trial as a file that says where they come from, or the network
+//! itself as TorchScript.
 
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use mtinet_domain::TrialKey;
 use mtinet_domain::evaluation::TrialEvaluation;
 use mtinet_domain::event::Event;
 use mtinet_domain::trial::ArtifactRef;
+use mtinet_domain::{Arm, TrialKey};
 use safetensors::SafeTensors;
 
 use super::args::{ExportArgs, WeightsFormat};
 use super::client::{Coordinator, makes_no_sense};
 use super::error::{CliError, chain};
+use super::interrupt::Interrupt;
 use super::output;
 use super::report::with_coordinator;
+use super::trainer::Trainer;
 use crate::report::{StudyResults, TrialOutcome, TrialResult};
 
 pub async fn run(args: ExportArgs) -> Result<(), CliError> {
-    if args.format == WeightsFormat::Torchscript {
-        return Err(CliError::Usage(
-            "TorchScript is not available yet; --format safetensors is, and holds PyTorch's parameter names for \
-             `load_state_dict`"
-                .to_owned(),
-        ));
+    let torchscript = args.format == WeightsFormat::Torchscript;
+    if torchscript && args.trial.arm == Arm::EiDdpm {
+        return Err(CliError::Usage(format!(
+            "{} cannot be TorchScript: its answers start from noise that is drawn from a seed of case and slice, and a \
+             recorded network draws nothing; `mtinet predict` answers with it, and --format safetensors holds its weights",
+            args.trial.arm
+        )));
     }
     if args.out.is_dir() || (args.out.exists() && !args.force) {
         return Err(CliError::Usage(format!(
@@ -35,13 +39,36 @@ pub async fn run(args: ExportArgs) -> Result<(), CliError> {
         let results = results(coordinator, args.study.as_deref()).await?;
         weights(coordinator, &results, args.trial).await
     });
-    write(&args.out, &bytes.await?, args.force)?;
+    let mut bytes = bytes.await?;
+    if torchscript {
+        bytes = as_torchscript(&bytes).await?;
+    }
+    write(&args.out, &bytes, args.force)?;
     output::print(args.out.display());
     Ok(())
 }
 
-/// The study's trials and how they ended. Measurements, nearly all of its events, are passed over.
-async fn results(coordinator: &mut Coordinator, study: Option<&str>) -> Result<StudyResults, CliError> {
+/// The same network as TorchScript, recorded by a trainer, which also makes sure that it answers alike.
+async fn as_torchscript(weights: &[u8]) -> Result<Vec<u8>, CliError> {
+    let interrupt = Interrupt::listen()?;
+    let failed = |error| CliError::failed("cannot make the TorchScript file", &error);
+    let directory = tempfile::tempdir().map_err(failed)?;
+    let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    let (from, to) = (path("weights.safetensors"), path("network.pt"));
+    std::fs::write(&from, weights).map_err(failed)?;
+    let arguments = ["export", "--weights", &from, "--out", &to];
+    let trainer = Trainer::start(&arguments, &directory.path().join("trainer.log"), &interrupt)?;
+    // Dropped by an interrupt, it is killed.
+    interrupt.or(trainer.wait()).await?;
+    std::fs::read(&to).map_err(failed)
+}
+
+/// The trials of a study, by default the only one, and how they ended. Measurements, nearly all of its events, are passed
+/// over.
+///
+/// # Errors
+/// Exit code 3 where the coordinator does not answer, 2 where there are several studies, 1 where there is none.
+pub async fn results(coordinator: &mut Coordinator, study: Option<&str>) -> Result<StudyResults, CliError> {
     let study = match study {
         Some(study) => coordinator.study_id(study).await?,
         None => match coordinator.studies().await?.as_slice() {
@@ -113,6 +140,7 @@ fn finished<'a>(trial: &'a TrialResult, study: &str) -> Result<(&'a ArtifactRef,
 fn origin(results: &StudyResults, key: TrialKey, evaluation: &TrialEvaluation) -> HashMap<String, String> {
     let (mean, std) = evaluation.normalisation;
     let spec = &results.spec;
+    let spacing = evaluation.spacing.map(|spacing| ("spacing_mm", format!("{spacing:?}")));
     let entries = [
         ("arm", key.arm.to_string()),
         ("fold", key.fold.to_string()),
@@ -131,7 +159,7 @@ fn origin(results: &StudyResults, key: TrialKey, evaluation: &TrialEvaluation) -
         ("dataset_hash", results.dataset.hash.clone()),
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
-    entries.into_iter().map(|(name, value)| (format!("mtinet.{name}"), value)).collect()
+    entries.into_iter().chain(spacing).map(|(name, value)| (format!("mtinet.{name}"), value)).collect()
 }
 
 fn json(value: &impl serde::Serialize) -> String {

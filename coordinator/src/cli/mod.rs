@@ -19,6 +19,7 @@ mod login;
 mod logs;
 mod output;
 mod pictures;
+mod predict;
 mod predictions;
 mod prepare;
 mod presets;
@@ -32,6 +33,7 @@ mod status;
 mod study;
 mod target;
 mod token;
+mod trainer;
 mod trial_files;
 mod usage;
 mod watch;
@@ -76,6 +78,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Drain(args) => fleet::drain(args).await,
         Command::Report(args) => report::run(args).await,
         Command::Export(args) => export::run(args).await,
+        Command::Predict(args) => predict::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Logs(args) => logs::run(args).await,
         Command::Login(args) => login::run(args).await,

@@ -16,10 +16,13 @@ const OUTLINE: [u8; 3] = [255, 210, 0];
 const WINDOW: [f64; 2] = [0.01, 0.99];
 
 /// Values of one slice, row by row.
-struct Plane<T> {
-    rows: usize,
-    columns: usize,
-    values: Vec<T>,
+pub struct Plane<T> {
+    /// Height.
+    pub rows: usize,
+    /// Width.
+    pub columns: usize,
+    /// `rows * columns` values.
+    pub values: Vec<T>,
 }
 
 /// A picture, row by row, three bytes a pixel.
@@ -64,8 +67,8 @@ pub fn run(args: &ShowCaseArgs) -> Result<(), CliError> {
         phases.push(plane(&|y, x| volume.data[[z, y, x]]));
     }
     let lesion = plane(&|y, x| f32::from(u8::from(mask[[z, y, x]] > 0)));
-    let picture = draw(&phases, &lesion, [grid.spacing[1], grid.spacing[2]]);
-    write_atomically(&args.out, &encode(&picture)?)?;
+    let picture = png(&phases, &lesion, [grid.spacing[1], grid.spacing[2]])?;
+    write_atomically(&args.out, &picture)?;
     let named = dataset.header.phases.join(", ");
     let lesion = match largest {
         0 => "it has no lesion; this is its middle slice".to_owned(),
@@ -77,6 +80,15 @@ pub fn run(args: &ShowCaseArgs) -> Result<(), CliError> {
     ));
     print(args.out.display());
     Ok(())
+}
+
+/// A picture of the phases with the lesion outlined, and of the lesion (0 or 1), as PNG. `spacing` is in mm, between rows
+/// and between columns.
+///
+/// # Errors
+/// Exit code 4 where the slice is too large for the format.
+pub fn png(phases: &[Plane<f32>], lesion: &Plane<f32>, spacing: [f64; 2]) -> Result<Vec<u8>, CliError> {
+    encode(&draw(phases, lesion, spacing))
 }
 
 /// The phases in one common window, so that enhancement can be seen, and the mask.

@@ -27,7 +27,7 @@ pub use document::{Block, Document, Table, TableCell};
 pub use fold::StudyFold;
 pub use metric::Metric;
 pub use paper::{PUBLISHED, Published};
-pub use results::{Attempt, ResultsError, StudyResults, TrialOutcome, TrialResult};
+pub use results::{Attempt, Evaluated, ResultsError, StudyResults, TrialOutcome, TrialResult};
 pub use summary::summary_json;
 pub use tables::{
     Options, document, tables_latex, tables_latex_standalone, tables_markdown, tables_terminal,

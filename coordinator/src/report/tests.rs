@@ -56,6 +56,7 @@ fn evaluation(arm: Arm, fold: u32, offset: f64) -> TrialEvaluation {
         phases: dataset().phases,
         classes: dataset().classes,
         normalisation: (0.0, 1.0),
+        spacing: None,
         slices: vec![
             slice("a", Some(0), 0.8 + offset / 100.0),
             slice("b", Some(1), 0.6 + offset / 100.0),

@@ -8,6 +8,7 @@
 //! This crate is synchronous and knows no tensors: no libtorch and no async runtime.
 
 pub mod cache;
+pub mod cases;
 pub mod check;
 mod error;
 pub mod folds;
@@ -20,11 +21,13 @@ pub mod nifti_io;
 mod parallel;
 pub mod phantom;
 pub mod preprocess;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
 
 pub use cache::{FoldView, SliceCache, SliceRecord};
+pub use cases::{CaseInput, FoundCases};
 pub use check::{CheckOptions, CheckReport, Finding, Severity};
 pub use error::{DataError, Result};
 pub use folds::Fold;
@@ -35,3 +38,4 @@ pub use nifti_io::Volume;
 pub use parallel::Progress;
 pub use phantom::PhantomOptions;
 pub use preprocess::{PlaneTransform, PreprocessOptions, Spacing};
+pub use volumes::CaseVolumes;

@@ -18,6 +18,10 @@ pub struct TrialEvaluation {
     pub classes: Vec<String>,
     /// Mean and deviation fitted on the training fold, raw intensity.
     pub normalisation: (f64, f64),
+    /// In-plane spacing of the network's grid, mm. Absent in evaluations from before it was kept; it then follows from
+    /// the study's spec and data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<f64>,
     /// One entry a held-out slice.
     pub slices: Vec<SliceResult>,
     /// What the regression has to beat.
@@ -275,6 +279,7 @@ mod tests {
             phases: vec!["pre".into(), "art".into()],
             classes: vec!["hemangioma".into(), "hcc".into()],
             normalisation: (0.0, 1.0),
+            spacing: None,
             slices,
             reference: None,
         }

@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod ids;
 pub mod metrics;
 pub mod model;
+pub mod prediction;
 pub mod spec;
 pub mod statistics;
 pub mod suggest;

@@ -34,6 +34,16 @@ pub enum EngineError {
         /// The step at which it was read.
         step: u64,
     },
+    /// A network's answer for a slice is not a number.
+    #[error(
+        "the answer for slice {slice} of case {case} is not a number; are its intensities of the kind that was trained on?"
+    )]
+    NoNumber {
+        /// The case.
+        case: String,
+        /// The slice.
+        slice: usize,
+    },
     /// The fold cannot be trained or evaluated.
     #[error("{0}")]
     Fold(String),

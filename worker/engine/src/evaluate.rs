@@ -10,12 +10,12 @@ use mtinet_domain::TrialKey;
 use mtinet_domain::evaluation::{SliceResult, TrialEvaluation};
 use mtinet_domain::metrics::Overlap;
 use mtinet_domain::model::BnEval;
-use mtinet_models::losses::tim;
-use mtinet_models::{Network, Outputs};
+use mtinet_models::Network;
 use ndarray::{Array2, Array3, Axis};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use crate::EngineError;
+use crate::answers::{Answered, Answers};
 use crate::fold_data::FoldData;
 use crate::seeds::{self, Purpose};
 
@@ -24,7 +24,7 @@ const BATCH: usize = 16;
 
 /// How many slices to evaluate at once. With running statistics a slice's answer does not depend on its neighbours;
 /// with `bn_eval = "batch"` it must not either, so each is a batch of its own (MODEL.md 3.12, H1).
-fn batch_size(bn_eval: BnEval) -> usize {
+pub(crate) fn batch_size(bn_eval: BnEval) -> usize {
     match bn_eval {
         BnEval::Running => BATCH,
         BnEval::Batch => 1,
@@ -60,7 +60,8 @@ pub(crate) fn evaluate(
         working();
         let batch = data.batch(chunk, device)?;
         let seeds: Vec<u64> = chunk.iter().map(|&slice| answer_seed(data, slice, trial)).collect();
-        let answers = Answers::new(&network.predict(&batch.x, &seeds), &batch.x, data.normalisation())?;
+        let outputs = network.predict(&batch.x, &seeds);
+        let answers = Answers::new(&[Answered { outputs, x: batch.x, normalisation: data.normalisation() }])?;
         for (row, &slice) in chunk.iter().enumerate() {
             let truth = truth.of(data, slice)?;
             let predicted = match answers.mask(row) {
@@ -78,6 +79,7 @@ pub(crate) fn evaluate(
         phases: header.phases.clone(),
         classes: header.classes.clone(),
         normalisation: data.normalisation(),
+        spacing: Some(data.cache().spacing()),
         slices,
         reference: data.reference(),
     };
@@ -138,60 +140,6 @@ fn remember(
     }
 }
 
-/// A batch's answers on the host, in raw units.
-struct Answers {
-    mask: Option<Vec<u8>>,
-    pixels: usize,
-    curve: Option<Rows>,
-    mask_curve: Option<Rows>,
-    probabilities: Option<Rows>,
-}
-
-/// A matrix, row by row.
-struct Rows {
-    values: Vec<f64>,
-    columns: usize,
-}
-
-impl Answers {
-    fn new(outputs: &Outputs, x: &Tensor, (mean, std): (f64, f64)) -> Result<Self, EngineError> {
-        let raw = |curve: &Tensor| curve.to_kind(Kind::Double) * std + mean;
-        let mask = outputs.seg.as_ref().map(|logits| logits.sigmoid().ge(0.5));
-        let mask_curve =
-            mask.as_ref().map(|mask| Rows::new(&raw(&tim(&mask.to_kind(Kind::Float), x)))).transpose()?;
-        let pixels = x.size()[2] * x.size()[3];
-        Ok(Self {
-            mask: mask
-                .map(|mask| Vec::try_from(mask.to_kind(Kind::Uint8).to_device(Device::Cpu).reshape([-1])))
-                .transpose()?,
-            pixels: pixels as usize,
-            curve: outputs.curve.as_ref().map(|curve| Rows::new(&raw(curve))).transpose()?,
-            mask_curve,
-            probabilities: outputs
-                .cls
-                .as_ref()
-                .map(|logits| Rows::new(&logits.softmax(-1, Kind::Double)))
-                .transpose()?,
-        })
-    }
-
-    fn mask(&self, row: usize) -> Option<&[u8]> {
-        Some(&self.mask.as_ref()?[row * self.pixels..(row + 1) * self.pixels])
-    }
-}
-
-impl Rows {
-    fn new(matrix: &Tensor) -> Result<Self, EngineError> {
-        let columns = matrix.size2()?.1 as usize;
-        let values = Vec::try_from(matrix.to_device(Device::Cpu).to_kind(Kind::Double).reshape([-1]))?;
-        Ok(Self { values, columns })
-    }
-
-    fn row(&self, row: usize) -> Vec<f64> {
-        self.values[row * self.columns..(row + 1) * self.columns].to_vec()
-    }
-}
-
 fn result(
     data: &FoldData,
     slice: usize,
@@ -204,7 +152,6 @@ fn result(
     let truth = truth.index_axis(Axis(0), entry.z);
     let overlap = predicted.map(|predicted| Overlap::count(predicted.iter().copied(), truth.iter().copied()));
     let tumour = entry.class.is_some();
-    let of_tumour = |rows: &Option<Rows>| rows.as_ref().filter(|_| tumour).map(|rows| rows.row(row));
     SliceResult {
         subject: entry.subject.clone(),
         case: entry.case.clone(),
@@ -215,9 +162,10 @@ fn result(
         dice: overlap.filter(|_| tumour).and_then(Overlap::dice),
         iou: overlap.filter(|_| tumour).and_then(Overlap::iou),
         curve: data.curve(slice),
-        predicted_curve: of_tumour(&answers.curve),
-        mask_curve: of_tumour(&answers.mask_curve)
-            .filter(|_| overlap.is_some_and(|overlap| overlap.predicted > 0)),
-        probabilities: of_tumour(&answers.probabilities),
+        predicted_curve: answers.curve(row).filter(|_| tumour),
+        mask_curve: answers
+            .mask_curve(row)
+            .filter(|_| tumour && overlap.is_some_and(|overlap| overlap.predicted > 0)),
+        probabilities: answers.probabilities(row).filter(|_| tumour),
     }
 }

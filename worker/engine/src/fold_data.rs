@@ -134,7 +134,7 @@ impl FoldData {
         let rows = Tensor::f_from_slice(&indices)?;
         let tumour: Vec<i64> =
             (0_i64..).zip(slices).filter(|&(_, &slice)| self.has_tumour(slice)).map(|(row, _)| row).collect();
-        let x = (self.images.f_index_select(0, &rows)? - self.mean) / self.std;
+        let x = normalised(&self.images.f_index_select(0, &rows)?, self.normalisation());
         Ok(Batch {
             x: x.to_device(device),
             mask: self.masks.f_index_select(0, &rows)?.to_device(device).to_kind(Kind::Float),
@@ -160,6 +160,11 @@ impl FoldData {
         let curve = self.cache.slices()[slice].curve.as_ref()?;
         Some(curve.iter().map(|&value| f64::from(value)).collect())
     }
+}
+
+/// Raw intensities as a network is shown them.
+pub(crate) fn normalised(raw: &Tensor, (mean, std): (f64, f64)) -> Tensor {
+    (raw - mean) / std
 }
 
 fn preprocess_options(spec: &StudySpec) -> PreprocessOptions {

@@ -1,4 +1,5 @@
-//! The training loop: from a trial's plan and its slices to weights and held-out results.
+//! The training loop: from a trial's plan and its slices to weights and held-out results; and what the trained networks
+//! of an arm answer together for new cases.
 //!
 //! One [`Trainer`] lives in each rank's process. What is measured goes to an [`Observer`]; the engine knows neither
 //! gRPC nor the agent, and starts no threads of its own.
@@ -14,6 +15,7 @@
 #![warn(missing_docs)]
 
 mod adam;
+mod answers;
 mod checkpoint;
 mod error;
 mod evaluate;
@@ -21,6 +23,7 @@ mod fold_data;
 mod gang;
 mod observer;
 mod player;
+mod predict;
 mod sampler;
 mod seeds;
 mod statistics;
@@ -32,5 +35,6 @@ pub use error::EngineError;
 pub use fold_data::FoldData;
 pub use gang::Gang;
 pub use observer::{Finish, Observer, Results};
+pub use predict::{Ensemble, Prediction};
 pub use sampler::Sampler;
 pub use trainer::{Plan, Trainer};

@@ -31,6 +31,7 @@ struct mtx_failure {
 struct mtx_store;
 struct mtx_group;
 struct mtx_reducer;
+struct mtx_script;
 
 // What autocast was before it was entered.
 struct mtx_autocast {
@@ -105,5 +106,24 @@ mtx_failure mtx_set_num_interop_threads(int32_t count);
 mtx_failure mtx_set_cuda_device(int32_t index);
 bool mtx_cuda_build(void);
 bool mtx_cuda_available(void);
+
+// From here on this thread records what is done with `input`, until the end or until it is abandoned. `tensors` are
+// the network's weights: parameters, or running statistics where not `trained`. `names` have dots between modules.
+mtx_failure mtx_script_begin(
+    const char* const* names,
+    const TensorRef* tensors,
+    const bool* trained,
+    size_t count,
+    TensorRef input,
+    mtx_script** out);
+// Frees `script`. Writes the module to `path`, with `about` as its extra file mtinet.json.
+mtx_failure mtx_script_end(
+    mtx_script* script,
+    const char* const* names,
+    const TensorRef* outputs,
+    size_t count,
+    const char* path,
+    const char* about);
+void mtx_script_abandon(mtx_script* script);
 
 } // extern "C"

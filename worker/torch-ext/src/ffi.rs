@@ -73,6 +73,10 @@ unsafe extern "C" {
     pub(crate) fn mtx_set_cuda_device(index: i32) -> Failure;
     pub(crate) fn mtx_cuda_build() -> bool;
     pub(crate) fn mtx_cuda_available() -> bool;
+
+    pub(crate) fn mtx_script_begin(names: *const *const c_char, tensors: *const TensorRef, trained: *const bool, count: usize, input: TensorRef, out: *mut *mut Opaque) -> Failure;
+    pub(crate) fn mtx_script_end(script: *mut Opaque, names: *const *const c_char, outputs: *const TensorRef, count: usize, path: *const c_char, about: *const c_char) -> Failure;
+    pub(crate) fn mtx_script_abandon(script: *mut Opaque);
 }
 
 impl Failure {

@@ -1,5 +1,5 @@
 //! What `tch` does not bind of libtorch: c10d's store, process groups and gradient reducer, autocast, the fused Adam step,
-//! and the switches for determinism and threads.
+//! networks recorded as TorchScript with their parameters' names, and the switches for determinism and threads.
 //!
 //! A C++ shim (`csrc/`) stands behind a safe API; this is the only crate of the workspace with `unsafe` code. Every C++
 //! exception comes back as a [`TorchExtError`]. The crate holds no policy: who is which rank, what is averaged when, and
@@ -27,6 +27,7 @@ mod ffi;
 mod group;
 mod optim;
 mod reducer;
+mod script;
 mod settings;
 mod store;
 
@@ -35,6 +36,7 @@ pub use error::{Result, TorchExtError};
 pub use group::{Backend, ProcessGroup};
 pub use optim::{AdamOptions, clear_grads, fused_adam_step};
 pub use reducer::{Reducer, ReducerOptions};
+pub use script::{Script, Weight};
 pub use settings::{
     cuda_available, exit_now, is_cuda_build, nccl_available, set_cuda_device, set_deterministic,
     set_num_interop_threads, set_num_threads,

@@ -1,11 +1,14 @@
 //! `mtinet-trainer`: one process per rank. It wires data, networks and engine together and talks to its agent only.
 //!
-//! `run` is started by `mtinet-worker`; `init` and `forward` are for people who bring or take weights.
+//! `run` is started by `mtinet-worker`; `init` and `forward` are for people who bring or take weights; the others are
+//! started by `mtinet`, which links no libtorch.
 
 mod check;
 mod connection;
+mod export;
 mod failure;
 mod forward;
+mod predict;
 mod run;
 mod watchdog;
 
@@ -52,6 +55,21 @@ enum Command {
     },
     /// Check that a study's network can start from a file's weights, without training; asked by mtinet.
     CheckInit(check::CheckArgs),
+    /// Answer new cases with trained networks, as a request file says; started by mtinet predict.
+    Predict {
+        /// The request (JSON).
+        #[arg(long)]
+        request: PathBuf,
+    },
+    /// Write exported weights as TorchScript, and make sure that it answers as they do; started by mtinet export.
+    Export {
+        /// Weights from `mtinet export`, whose header describes the network (safetensors).
+        #[arg(long)]
+        weights: PathBuf,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Run a network in evaluation mode on images from a file.
     Forward {
         #[command(flatten)]
@@ -119,6 +137,8 @@ fn main() -> ExitCode {
         Command::Init { network, size, phases, seed, out } => {
             forward::init(&network, size, phases, seed, &out)
         }
+        Command::Predict { request } => predict::predict(&request),
+        Command::Export { weights, out } => export::export(&weights, &out),
         Command::CheckInit(args) => check::check_init(&args),
         Command::Forward { network, weights, input, out } => {
             forward::forward(&network, &weights, &input, &out)

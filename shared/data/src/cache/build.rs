@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, Axis};
 
 use super::index::{Dropped, FileDigest, Index, SliceRecord};
 use super::{CACHE_VERSION, IMAGES, MASKS};
@@ -17,9 +17,7 @@ use crate::manifest::{self, Case, Dataset, HEALTHY};
 use crate::nifti_io;
 use crate::parallel::{self, Progress};
 use crate::preprocess::{self, PlaneTransform, PreprocessOptions};
-
-/// Phases of a case may lie this far apart, in mm at the volume's corners.
-pub(crate) const GRID_TOLERANCE_MM: f64 = 0.1;
+use crate::volumes::CaseVolumes;
 
 /// Writes a complete cache into `dir`.
 pub(super) fn build(
@@ -160,26 +158,14 @@ fn write_case(
 ) -> Result<Vec<SliceRecord>> {
     let (mask, grid) = dataset.load_mask(case)?;
     let phases = &dataset.header.phases;
-    let mut volumes: Vec<Array3<f32>> = Vec::with_capacity(phases.len());
-    for phase in phases {
-        let volume = dataset.load_image(case, phase)?;
-        if !volume.grid.same_space(&grid, GRID_TOLERANCE_MM) {
-            return Err(DataError::case(
-                &case.case,
-                format!(
-                    "phase `{phase}` lies on another grid than the mask ({:?} and {:?}); resample the phases to one grid before the import",
-                    volume.grid.shape, grid.shape
-                ),
-            ));
-        }
-        volumes.push(volume.data);
-    }
+    let volumes = CaseVolumes::read(&case.case, phases, ("the mask", grid), |phase| {
+        dataset.load_image(case, &phases[phase])
+    })?;
     let class = dataset.class_index(case);
     let mut records = Vec::with_capacity(plan.slices.len());
     for (n, &z) in plan.slices.iter().enumerate() {
         let square = plan.transform.mask(mask.index_axis(Axis(0), z));
-        let images: Vec<Array2<f32>> =
-            volumes.iter().map(|v| plan.transform.image(v.index_axis(Axis(0), z))).collect();
+        let images = volumes.squares(&plan.transform, z);
         let record = measure(case, class, z, &images, &square)?;
         let bytes: Vec<u8> = images.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
         let mask_bytes: Vec<u8> = square.iter().copied().collect();

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use scan::{ImageSet, scan_images};
+pub use scan::{CaseImages, scan_cases};
 use scan::{Layout, Row};
 
 use crate::error::{DataError, Result};

@@ -2,7 +2,7 @@ use std::fs;
 
 use super::{as_nnunet, quiet, small};
 use crate::Dataset;
-use crate::import::nnunet::{ImportOptions, import, scan_images};
+use crate::import::nnunet::{ImportOptions, import, scan_cases};
 use crate::import::phase_of;
 
 const PLAIN: [&str; 4] = ["pre", "art", "pv", "del"];
@@ -153,11 +153,13 @@ fn cases_to_predict_need_no_labels() {
     let (dir, phantom) = small();
     let source = as_nnunet(dir.path(), &phantom, PLAIN);
     fs::rename(source.join("imagesTr"), source.join("imagesTs")).unwrap();
-    let sets = scan_images(&source).unwrap();
-    assert_eq!((sets.len(), sets[0].images.len()), (12, 4));
+    let phases = crate::PHASES.map(str::to_owned);
+    let cases = scan_cases(&source, &phases).unwrap();
+    assert_eq!((cases.len(), cases[0].images.as_ref().unwrap().len()), (12, 4));
     // A bare folder of files: channels 0 to 3 are the phases in order.
-    let bare = scan_images(&source.join("imagesTs")).unwrap();
-    assert!(bare[0].images["del"].ends_with("phantom_0001_0003.nii.gz"));
+    fs::remove_file(source.join("dataset.json")).unwrap();
+    let bare = scan_cases(&source.join("imagesTs"), &phases).unwrap();
+    assert!(bare[0].images.as_ref().unwrap()[3].ends_with("phantom_0001_0003.nii.gz"));
 }
 
 #[test]

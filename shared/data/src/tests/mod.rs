@@ -1,6 +1,7 @@
 //! Tests that need files. Data sets come from the phantom at small sizes.
 
 mod cache;
+mod cases;
 mod check;
 mod folds;
 mod import;

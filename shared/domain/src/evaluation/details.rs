@@ -148,6 +148,7 @@ mod tests {
             phases: vec!["pre".into(), "art".into()],
             classes: vec!["hemangioma".into(), "hcc".into()],
             normalisation: (0.0, 1.0),
+            spacing: None,
             slices: slices.iter().enumerate().map(slice).collect(),
             reference: None,
         }

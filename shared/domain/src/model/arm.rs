@@ -181,6 +181,12 @@ impl Arm {
         matches!(self, Arm::MtiNet | Arm::NoMdief | Arm::NoSpe | Arm::NoSpa | Arm::NoTim)
     }
 
+    /// The arm among `arms` whose name is closest to `name`, where one is close.
+    pub fn nearest(name: &str, arms: &[Arm]) -> Option<Arm> {
+        let nearest = suggest::closest(name, arms.iter().map(|arm| arm.name()))?;
+        arms.iter().find(|arm| arm.name() == nearest).copied()
+    }
+
     fn list(arms: &[Arm]) -> String {
         arms.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
     }
@@ -199,9 +205,7 @@ impl FromStr for Arm {
         if let Some(arm) = Arm::ALL.iter().find(|arm| arm.name() == name) {
             return Ok(*arm);
         }
-        let nearest = suggest::closest(name, Arm::ALL.iter().map(|arm| arm.name()));
-        let nearest = Arm::ALL.iter().find(|arm| Some(arm.name()) == nearest).copied();
-        Err(ArmError::Unknown { name: name.to_owned(), nearest })
+        Err(ArmError::Unknown { name: name.to_owned(), nearest: Arm::nearest(name, Arm::ALL) })
     }
 }
 

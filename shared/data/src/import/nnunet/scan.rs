@@ -39,43 +39,127 @@ pub(super) struct Layout {
     pub notes: Vec<String>,
 }
 
-/// The images of one case, by phase.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageSet {
-    /// Case id.
+/// The images of one case in the order of the phases, or what is wrong with them.
+#[derive(Debug)]
+pub struct CaseImages {
+    /// Case id, or the name of a file that belongs to no case.
     pub case: String,
-    /// File of each phase.
-    pub images: BTreeMap<String, PathBuf>,
+    /// One file a phase.
+    pub images: Result<Vec<PathBuf>>,
 }
 
 /// Finds cases to predict: `CASE_000k.nii.gz` in `dir`, or in its `imagesTs` or `imagesTr`, without labels.
 ///
-/// A `dataset.json` in `dir` names the channels; without one, channels 0 to 3 are the phases in order.
+/// A `dataset.json` in `dir`, or beside it where it is an images folder, names the channels; without one, channel k is
+/// phase k.
 ///
 /// # Errors
-/// [`DataError::Import`] listing the cases that miss a phase, or saying that there are none.
-pub fn scan_images(dir: &Path) -> Result<Vec<ImageSet>> {
-    let mut problems = Vec::new();
-    let json = dir.join("dataset.json");
-    let channels = if json.exists() {
-        channels(&json, &read_json(&json)?, &mut problems)
-    } else {
-        (0..)
-            .zip(PHASES)
-            .map(|(index, phase)| (phase.to_owned(), Channel { index, name: phase.to_owned() }))
-            .collect()
-    };
+/// [`DataError`] where the directory cannot be read or holds no images, [`DataError::Import`] for a `dataset.json` that
+/// does not name the phases. What is wrong with one case is told at that case.
+pub fn scan_cases(dir: &Path, phases: &[String]) -> Result<Vec<CaseImages>> {
     let folder =
         ["imagesTs", "imagesTr"].iter().map(|f| dir.join(f)).find(|d| d.is_dir()).unwrap_or(dir.to_owned());
+    let channels = channels_of(dir, phases)?;
     let found = images(&folder)?;
-    if found.is_empty() {
-        problems.push(format!("{} has no files named CASE_0000.nii.gz", folder.display()));
+    let strangers = strangers(&folder)?;
+    if found.is_empty() && strangers.is_empty() {
+        return Err(DataError::file(
+            &folder,
+            format!(
+                "has no images; name them CASE_0000.nii.gz to CASE_{:04}.nii.gz for the phases {phases:?}",
+                phases.len().saturating_sub(1)
+            ),
+        ));
     }
-    let sets = found
-        .into_iter()
-        .map(|(case, files)| ImageSet { images: by_phase(&case, &files, &channels, &mut problems), case })
+    let of_case = |(case, files): (String, BTreeMap<u32, PathBuf>)| {
+        let images = in_order(&case, &files, &channels, phases);
+        CaseImages { case, images }
+    };
+    let stranger = |name: String| {
+        let problem = "is not named CASE_0000.nii.gz, with the number of its phase; rename or remove it";
+        CaseImages { images: Err(DataError::file(&folder.join(&name), problem)), case: name }
+    };
+    Ok(found.into_iter().map(of_case).chain(strangers.into_iter().map(stranger)).collect())
+}
+
+/// Channel by phase.
+fn channels_of(dir: &Path, phases: &[String]) -> Result<BTreeMap<String, u32>> {
+    let beside = dir
+        .parent()
+        .filter(|_| dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("images")));
+    let json =
+        [Some(dir), beside].into_iter().flatten().map(|d| d.join("dataset.json")).find(|p| p.is_file());
+    let Some(json) = json else {
+        return Ok((0..).zip(phases).map(|(index, phase)| (phase.clone(), index)).collect());
+    };
+    let mut problems = Vec::new();
+    let channels = channels(&json, &read_json(&json)?, &mut problems);
+    problems.extend(
+        phases
+            .iter()
+            .filter(|phase| !channels.contains_key(*phase) && !PHASES.contains(&phase.as_str()))
+            .map(|phase| format!("channel_names has no channel for phase {phase}, which the networks know")),
+    );
+    if problems.is_empty() {
+        Ok(channels.into_iter().map(|(phase, channel)| (phase, channel.index)).collect())
+    } else {
+        Err(DataError::Import { path: json, problems })
+    }
+}
+
+fn in_order(
+    case: &str,
+    files: &BTreeMap<u32, PathBuf>,
+    channels: &BTreeMap<String, u32>,
+    phases: &[String],
+) -> Result<Vec<PathBuf>> {
+    let channel = |phase: &String| channels.get(phase).copied();
+    let missing: Vec<String> = phases
+        .iter()
+        .filter(|phase| channel(phase).is_none_or(|index| !files.contains_key(&index)))
+        .map(|phase| format!("{phase} ({case}_{:04}.nii.gz)", channel(phase).unwrap_or_default()))
         .collect();
-    if problems.is_empty() { Ok(sets) } else { Err(DataError::Import { path: dir.to_owned(), problems }) }
+    if !missing.is_empty() {
+        let problem =
+            format!("has no image of phase {}; every case needs all of {phases:?}", missing.join(", "));
+        return Err(DataError::case(case, problem));
+    }
+    let known: Vec<u32> = phases.iter().filter_map(channel).collect();
+    if let Some(path) = files.iter().find_map(|(index, path)| (!known.contains(index)).then_some(path)) {
+        return Err(DataError::case(
+            case,
+            format!(
+                "has {} images, {} among them, and the networks know {} phases, {phases:?}; remove what is too many, or \
+                 say in dataset.json (channel_names) which file is which phase",
+                files.len(),
+                path.display(),
+                phases.len()
+            ),
+        ));
+    }
+    Ok(known.iter().map(|index| files[index].clone()).collect())
+}
+
+/// NIfTI files whose names say neither case nor phase.
+fn strangers(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(DataError::io("read", folder))? {
+        let name = entry.map_err(DataError::io("read", folder))?.file_name().to_string_lossy().into_owned();
+        let is_nifti = name.ends_with(".nii") || name.ends_with(".nii.gz");
+        if is_nifti && !name.starts_with('.') && case_and_channel(&name).is_none() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The parts of `CASE_000k.nii[.gz]`.
+fn case_and_channel(name: &str) -> Option<(&str, u32)> {
+    let stem = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii"))?;
+    let (case, channel) = stem.rsplit_once('_')?;
+    (channel.len() == 4 && !case.is_empty()).then_some(())?;
+    Some((case, channel.parse().ok()?))
 }
 
 /// Looks at `src` and lists everything that is wrong with it.
@@ -218,11 +302,7 @@ fn images(folder: &Path) -> Result<BTreeMap<String, BTreeMap<u32, PathBuf>>> {
         let Some(name) = path.file_name().and_then(|n| n.to_str()).filter(|n| !n.starts_with('.')) else {
             continue;
         };
-        let stem = name.strip_suffix(".nii.gz").or_else(|| name.strip_suffix(".nii"));
-        let Some((case, channel)) = stem.and_then(|s| s.rsplit_once('_')) else { continue };
-        if channel.len() == 4
-            && let Ok(channel) = channel.parse()
-        {
+        if let Some((case, channel)) = case_and_channel(name) {
             cases.entry(case.to_owned()).or_default().insert(channel, path.clone());
         }
     }
