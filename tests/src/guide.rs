@@ -25,8 +25,9 @@ pub struct Page {
 pub fn read(name: &str, text: &str) -> Result<Page, String> {
     // What a page starts in the background ends with it.
     let mut page = Page {
-        script: "set -euo pipefail\ntrap 'code=$?; kill $(jobs -p) 2>/dev/null || true; wait; exit $code' EXIT\n"
-            .to_owned(),
+        script:
+            "set -euo pipefail\ntrap 'code=$?; kill $(jobs -p) 2>/dev/null || true; wait; exit $code' EXIT\n"
+                .to_owned(),
         ..Page::default()
     };
     let mut lines = (1..).zip(text.lines());

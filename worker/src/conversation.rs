@@ -16,8 +16,8 @@ use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::Frames;
-use crate::rank_log::RankLog;
 use crate::metrics::{Metrics, StepTimes};
+use crate::rank_log::RankLog;
 use crate::session::RankKey;
 use crate::uplink::Uplink;
 use crate::uploads::Job;

@@ -308,9 +308,8 @@ async fn heartbeats(
         let news = usage.as_mut().filter(|usage| usage.has_changed().unwrap_or(false));
         let usage = news.and_then(|usage| usage.borrow_and_update().as_ref().map(ToProto::to_proto));
         let working = uplink.take_working().iter().map(ToProto::to_proto).collect();
-        let message = WorkerMessage {
-            message: Some(worker_message::Message::Heartbeat(Heartbeat { usage, working })),
-        };
+        let message =
+            WorkerMessage { message: Some(worker_message::Message::Heartbeat(Heartbeat { usage, working })) };
         if outgoing.send(message).await.is_err() {
             return;
         }

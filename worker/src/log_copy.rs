@@ -7,6 +7,7 @@
 
 use std::io::SeekFrom;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_proto::v1::PutLogRequest;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::access::Access;
 use crate::link::delays;
 use crate::session::RankKey;
 use crate::uplink::Uplink;
@@ -49,6 +51,8 @@ pub struct LogCopy {
     pub uplink: Uplink,
     /// Where to.
     pub client: WorkerClient<Channel>,
+    /// What it shows there, when the client's certificate is not taken any more.
+    pub access: Arc<Access>,
     /// The file.
     pub path: PathBuf,
     /// Where this attempt's part of it begins: a file of that name may have been there before. Below zero once the file was
@@ -177,6 +181,11 @@ impl LogCopy {
                 | Code::PermissionDenied
                 | Code::FailedPrecondition
                 | Code::InvalidArgument => Err(Lost::Refused(status)),
+                Code::Unauthenticated => {
+                    // The connection may be older than the identity, which the agent renews.
+                    self.client = self.access.worker_client().unwrap_or_else(|_| self.client.clone());
+                    Err(Lost::Away(status.message().to_owned()))
+                }
                 _ => Err(Lost::Away(status.message().to_owned())),
             },
         }

@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn exit(exit: ProcessExit, finished: bool, stopped: bool) -> RankExit {
-        RankExit { exit, finished, step: None, message: String::new(), stopped }
+        RankExit { exit, finished, step: None, message: String::new(), stopped, missing: Vec::new() }
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl RankTask {
             key: (self.assignment.attempt, self.assignment.rank),
             uplink: self.shared.uplink.clone(),
             client: self.shared.client.clone(),
+            access: Arc::clone(&self.shared.access),
             path: log.path().to_owned(),
             begins: i64::try_from(begins).unwrap_or(i64::MAX),
             seen: begins,

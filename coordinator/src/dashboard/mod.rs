@@ -16,7 +16,7 @@ mod tests;
 pub use app::{App, Closed, Request, now_ms};
 pub use input::{Command, Ui};
 pub use state::{
-    Explained, Link, LogLine, MachineUse, Model, NoticeKind, Slot, SlotHold, SlotUse, StudyLine, StudyState, Update,
-    Worker, WorkerLink,
+    Explained, Link, LogLine, MachineUse, Model, NoticeKind, Slot, SlotHold, SlotUse, StudyLine, StudyState,
+    Update, Worker, WorkerLink,
 };
 pub use terminal::{Terminal, restore};

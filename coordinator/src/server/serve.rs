@@ -86,7 +86,7 @@ pub async fn serve_and_tell(
     let artifacts = Artifacts::local(&dir.artifacts())?;
     let fleet = FleetLog::open(&dir.fleet())?;
     let metrics = Metrics::new(artifacts.traffic());
-    let core = replay(&options, &reader, &fleet, &artifacts, &metrics).await?;
+    let core = replay(&options, &reader, &fleet, &metrics).await?;
     let stop = CancellationToken::new();
     // When this future is dropped, so is everything it started.
     let _stop_with_me = stop.clone().drop_guard();
@@ -95,8 +95,7 @@ pub async fn serve_and_tell(
     let export = Export { metrics, driver: handle.clone(), artifacts: artifacts.clone() };
     tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
     let (usage, logs) = (FleetUsage::default(), Logs::new(dir.logs()));
-    let worker =
-        WorkerService::new(handle.clone(), artifacts.clone(), logs.clone(), usage.clone(), &options);
+    let worker = WorkerService::new(handle.clone(), artifacts.clone(), logs.clone(), usage.clone(), &options);
     let client = ClientService::new(handle, artifacts, reader, logs, usage);
     let (health, health_service) = tonic_health::server::health_reporter();
     let (worker, client) = (net::worker_server(worker), net::client_server(client));
@@ -148,7 +147,6 @@ async fn replay(
     options: &ServerOptions,
     reader: &Reader,
     fleet: &FleetLog,
-    artifacts: &Artifacts,
     metrics: &Metrics,
 ) -> Result<Core, ServerError> {
     let (reader, read, path) = (reader.clone(), metrics.clone(), options.data_dir.clone());
@@ -176,10 +174,9 @@ fn read_back(
     let mut events = 0;
     log.replay_events(|recorded| {
         events += 1;
-        core.apply(&recorded)
-            .map_err(|source| ServerError::Replay { path: path.to_owned(), source })?;
+        core.apply(&recorded).map_err(|source| ServerError::Replay { path: path.to_owned(), source })?;
         metrics.replay(&recorded);
-        Ok(())
+        Ok::<_, ServerError>(())
     })?;
     for (worker, seq) in log.report_seqs()? {
         core.restore_seq(&worker, seq);

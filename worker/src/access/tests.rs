@@ -175,6 +175,10 @@ impl Worker for Fake {
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         Err(Status::unimplemented("no part of this"))
     }
+
+    async fn put_log(&self, _: Request<v1::PutLogRequest>) -> Result<Response<v1::PutLogResponse>, Status> {
+        Err(Status::unimplemented("no part of this"))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

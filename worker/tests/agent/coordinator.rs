@@ -10,8 +10,7 @@ use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
     Ack, Artifact, ArtifactChunk, Attempt, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest,
     JoinResponse, PutArtifactRequest, PutLogRequest, PutLogResponse, Report, Welcome, WorkerMessage,
-    coordinator_message,
-    put_artifact_request, report, worker_message,
+    coordinator_message, put_artifact_request, report, worker_message,
 };
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{self, Limits, OpenConnections, Security};

@@ -2,7 +2,10 @@
 #![cfg(test)]
 
 mod coordinator;
+mod logs;
+mod program;
 mod trainer;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -214,68 +217,6 @@ async fn a_crash_is_told_with_its_signal_and_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_is_copied_whole_although_answers_are_lost_and_the_coordinator_is_away() {
-    let mut scene = Scene::start_with("train", |options| options.devices.truncate(1));
-    scene.coordinator.change(|ledger| ledger.lose_answers = 2);
-    scene.start_rank(|_| {}).await;
-    scene.training().await;
-    let text = |ledger: &coordinator::Ledger| {
-        ledger.logs.get(&0).map(|log| String::from_utf8(log.clone()).unwrap()).unwrap_or_default()
-    };
-    scene.coordinator.until("the first line", |ledger| (ledger.lose_answers == 0).then_some(())).await;
-    scene.coordinator.kill();
-    let file = scene.dir.path().join("work/study-1-tiny/mti-net-0-0/1/rank0.log");
-    let written = |line: &str| {
-        use std::io::Write as _;
-        writeln!(std::fs::File::options().append(true).open(&file).unwrap(), "{line}").unwrap();
-    };
-    written("while nobody listened");
-    scene.coordinator.serve();
-    scene.stop(10_000).await;
-    let exit = scene.exit().await;
-    assert!(exit.stopped, "{}", exit.message);
-    let copied = scene
-        .coordinator
-        .until("the last line", |ledger| Some(text(ledger)).filter(|log| log.contains("the trainer ended")))
-        .await;
-    assert_eq!(copied, std::fs::read_to_string(&file).unwrap(), "each byte once and in order");
-    assert!(copied.contains("rank 0 of 1 on cpu of here: starts from the beginning\n"), "{copied}");
-    assert!(copied.contains("while nobody listened\n"), "{copied}");
-    scene.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trainer_that_floods_its_log_is_not_held_up_and_its_end_is_copied() {
-    let scene = Scene::start("flood");
-    scene.start_rank(|_| {}).await;
-    let exit = scene.exit().await;
-    assert!(exit.finished, "{}", exit.message);
-    let copied = scene
-        .coordinator
-        .until("the last line", |ledger| {
-            let log = String::from_utf8_lossy(ledger.logs.get(&0)?).into_owned();
-            log.contains("the trainer has done all its work").then_some(log)
-        })
-        .await;
-    assert!(copied.len() < 2_000_000 && copied.len() > 400_000, "{} bytes of four million", copied.len());
-    scene.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_of_a_former_release_is_asked_once_and_missed_by_nobody() {
-    let scene = Scene::start("train");
-    scene.coordinator.change(|ledger| ledger.knows_no_logs = true);
-    scene.start_rank(|_| {}).await;
-    scene.training().await;
-    scene.coordinator.until("the question", |ledger| (ledger.refused_logs == 1).then_some(())).await;
-    scene.stop(10_000).await;
-    let exit = scene.exit().await;
-    assert!(exit.stopped && exit.how == Some(How::Code(0)), "{}", exit.message);
-    scene.coordinator.change(|ledger| assert_eq!(ledger.refused_logs, 1));
-    scene.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_trainers_own_words_are_passed_on() {
     let scene = Scene::start("fail");
     scene.start_rank(|_| {}).await;
@@ -405,41 +346,6 @@ async fn training_goes_on_while_the_coordinator_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_checkpoints_wait_for_a_coordinator_that_is_away() {
-    let mut scene = Scene::start("save");
-    scene.start_rank(|_| {}).await;
-    scene.pid().await;
-    scene.coordinator.kill();
-    let dir = scene.dir.path().join("work/study-1-tiny/mti-net-0-0/1/rank0");
-    let newest = || -> (usize, u64) {
-        let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
-        let steps: Vec<u64> =
-            names.filter_map(|name| name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()).collect();
-        (steps.len(), steps.into_iter().max().unwrap_or(0))
-    };
-    let before = newest().1;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    // One may just be written, and one may have been written and not told yet.
-    let mut most = 0;
-    while newest().1 < before + 50 {
-        most = most.max(newest().0);
-        assert!(tokio::time::Instant::now() < deadline, "training stands still: {:?}", newest());
-        tokio::task::yield_now().await;
-    }
-    assert!(most <= 6, "{most} checkpoints on disk");
-    let away = newest().1;
-    scene.coordinator.serve();
-    let stored = |ledger: &coordinator::Ledger| {
-        let newer = |fact: &Fact| matches!(fact, Fact::Checkpoint(checkpoint) if checkpoint.step >= away);
-        ledger.facts().any(newer).then_some(())
-    };
-    scene.coordinator.until("the newest checkpoint", stored).await;
-    scene.stop(20_000).await;
-    scene.exit().await;
-    scene.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_agent_left_unsaid_is_said_by_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start();
@@ -559,78 +465,6 @@ async fn a_slot_holds_one_rank() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_checkpoint_gives_way_to_the_one_before() {
-    let scene = Scene::start("finish");
-    let (newer, older) = (artifact(b"newer checkpoint"), artifact(b"older"));
-    scene.coordinator.store(&newer, b"newer checkp0int");
-    scene.coordinator.store(&older, b"older");
-    scene
-        .start_rank(|start| {
-            start.resume = Some(Checkpoint { step: 20, artifact: Some(newer) });
-            start.fallback = Some(Checkpoint { step: 10, artifact: Some(older) });
-        })
-        .await;
-    assert!(scene.exit().await.finished);
-    scene.coordinator.change(|ledger| {
-        assert_eq!(ledger.value("resume_step"), Some(10.0));
-        assert_eq!(ledger.value("resume_bytes"), Some(5.0));
-        assert_eq!(ledger.value("fallback_bytes"), Some(-1.0));
-    });
-    let log = scene.dir.path().join("work/study-1-tiny/mti-net-0-0/1/rank0.log");
-    let log = std::fs::read_to_string(log).unwrap();
-    assert!(log.contains("the checkpoint of step 20 is lost") && log.contains("step 10"), "{log}");
-    scene.end().await;
-}
-
-/// Names initial weights of the trial's arm in its spec.
-fn start_from(start: &mut StartRank, weights: &mtinet_proto::v1::Artifact) {
-    let mut spec = StudySpec::from_json(&start.spec_json).unwrap();
-    let file = PinnedFile { path: "w".into(), blake3: weights.blake3.clone(), bytes: weights.bytes };
-    spec.init.insert("mti-net".parse().unwrap(), InitialFile::Pinned(file));
-    start.spec_json = spec.to_json();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trial_starts_from_its_studys_weights_and_goes_on_from_its_own() {
-    let (weights, resume) = (artifact(b"initial weights"), artifact(b"a checkpoint"));
-    let checkpoint = Checkpoint { step: 20, artifact: Some(resume.clone()) };
-    for (checkpoint, init_bytes, resume_bytes) in [(None, 15.0, -1.0), (Some(checkpoint), -1.0, 12.0)] {
-        let scene = Scene::start("finish");
-        scene.coordinator.store(&weights, b"initial weights");
-        scene.coordinator.store(&resume, b"a checkpoint");
-        scene
-            .start_rank(|start| {
-                start_from(start, &weights);
-                start.resume = checkpoint;
-            })
-            .await;
-        assert!(scene.exit().await.finished);
-        scene.coordinator.change(|ledger| {
-            assert_eq!(ledger.value("init_bytes"), Some(init_bytes));
-            assert_eq!(ledger.value("resume_bytes"), Some(resume_bytes));
-        });
-        scene.end().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trial_whose_initial_weights_are_gone_or_damaged_does_not_start() {
-    for stored in [None, Some(&b"initial we1ghts"[..])] {
-        let scene = Scene::start("finish");
-        let weights = artifact(b"initial weights");
-        if let Some(content) = stored {
-            scene.coordinator.store(&weights, content);
-        }
-        scene.start_rank(|start| start_from(start, &weights)).await;
-        let exit = scene.exit().await;
-        assert_eq!(exit.how, Some(How::NotStarted(true)));
-        assert!(exit.message.contains("the initial weights of mti-net cannot be had"), "{}", exit.message);
-        assert!(exit.message.contains(&weights.blake3), "{}", exit.message);
-        scene.end().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_leaves_stores_checkpoints_and_tells_no_failures() {
     let scene = Scene::start("train");
     scene.start_rank(|_| {}).await;
@@ -652,63 +486,6 @@ async fn an_idle_agent_ends_where_that_is_wanted() {
     scene.start_rank(|_| {}).await;
     assert!(scene.exit().await.finished);
     tokio::time::timeout(Duration::from_secs(20), scene.agent).await.unwrap().unwrap().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_program_tells_a_refusal_by_its_exit_code() {
-    let dir = tempfile::tempdir().unwrap();
-    let coordinator = Coordinator::start();
-    coordinator.change(|ledger| ledger.refusal = Some("install release 9".to_owned()));
-    let output = program(&coordinator, dir.path(), "finish").output().await.unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{words}");
-    assert!(words.contains("install release 9"), "{words}");
-    let output =
-        program(&coordinator, dir.path(), "finish").args(["--devices", "tpu"]).output().await.unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("`tpu` names no devices"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_without_room_for_sockets_is_no_wrong_usage() {
-    let dir = tempfile::tempdir().unwrap();
-    let coordinator = Coordinator::start();
-    let mut program = program(&coordinator, dir.path(), "finish");
-    let output = program.env("XDG_RUNTIME_DIR", "/proc").env("TMPDIR", "/nowhere").output().await.unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("directory for sockets"), "{words}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_program_hides_secrets_and_ends_on_a_signal() {
-    let dir = tempfile::tempdir().unwrap();
-    let coordinator = Coordinator::start();
-    data_root(dir.path());
-    let mut agent =
-        program(&coordinator, dir.path(), "finish").env("MTINET_TOKEN_FILE", "secret").spawn().unwrap();
-    coordinator.say(Message::Start(assignment(dir.path()))).await;
-    assert!(coordinator.until("the end", coordinator::Ledger::exit).await.finished);
-    assert_eq!(coordinator.change(|ledger| ledger.value("secrets")), Some(0.0));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id().unwrap()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    let status = tokio::time::timeout(Duration::from_secs(20), agent.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(0));
-}
-
-fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mtinet-worker"));
-    command
-        .args(["--coordinator", &coordinator.url()])
-        .arg("--data-root")
-        .arg(data_root(dir))
-        .arg("--work-dir")
-        .arg(dir.join("work"))
-        .arg("--trainer")
-        .arg(trainer::program(dir, script))
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true);
-    command
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Which study a person means.
 
 use mtinet_domain::StudyId;
+use mtinet_domain::suggest::did_you_mean;
 
 use crate::cli::error::CliError;
 use crate::dashboard::StudyLine;
@@ -22,18 +23,9 @@ pub fn study(studies: &[StudyLine], wanted: Option<&str>) -> Result<Option<Study
         Some(found) => Ok(Some(found)),
         None => Err(CliError::NotSo(format!(
             "there is no study `{wanted}`{}; `mtinet study list` shows all",
-            nearest(studies, wanted).map(|name| format!(", did you mean `{name}`?")).unwrap_or_default()
+            did_you_mean(wanted, studies.iter().map(|study| study.name.as_str()))
         ))),
     }
-}
-
-fn nearest<'a>(studies: &'a [StudyLine], wanted: &str) -> Option<&'a str> {
-    let tidy = wanted.trim().to_lowercase();
-    let near =
-        studies.iter().map(|study| (strsim::osa_distance(&study.name.to_lowercase(), &tidy), &study.name));
-    near.filter(|(distance, name)| *distance <= 1 + name.len() / 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name.as_str())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::chart::{Plot, figure_label, loss_label, plot};
 use super::facts;
 use super::frame::{Drawn, Scene};
 use super::panel::{lines, panel};
-use super::text::{clock, wrap};
+use super::text::{clock, cut, wrap};
 use crate::dashboard::input::{Pane, Target};
 use crate::dashboard::state::{
     COLUMNS, LogLine, Trial, end_words, figure, number, ranks_words, short_span, step_time,

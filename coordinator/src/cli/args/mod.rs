@@ -1,11 +1,18 @@
 //! The arguments, as clap reads them. Wrong ones end with exit code 2 before anything is done.
 
+mod data;
+mod fleet;
+mod study;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mtinet_domain::{Arm, TrialKey};
 
 use super::shell::{CompletionsArgs, ManArgs};
+pub use data::*;
+pub use fleet::*;
+pub use study::*;
 
 /// Runs multi-task liver tumour studies on one machine or many, and turns the results into tables.
 #[derive(Debug, Parser)]
@@ -132,205 +139,6 @@ pub struct BackupArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum DataCommand {
-    /// Write a synthetic data set of dynamic contrast-enhanced liver MRI.
-    Phantom(PhantomArgs),
-    /// Take over existing data.
-    #[command(subcommand)]
-    Import(ImportCommand),
-    /// Leak gate and quality report; exit code 1 where it fails.
-    Check(CheckArgs),
-    /// Split into folds by subject, stratified by class.
-    Split(SplitArgs),
-    /// Draw a case: its phases with the outline of the largest lesion, and the mask, as a PNG.
-    Show(ShowCaseArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct PhantomArgs {
-    /// Directory to write; must not exist or be empty.
-    pub dst: PathBuf,
-    /// Number of subjects.
-    #[arg(long, value_name = "N")]
-    pub subjects: Option<usize>,
-    /// Height and width of a slice in pixels.
-    #[arg(long, value_name = "PIXELS")]
-    pub size: Option<usize>,
-    /// Seed: the same options and seed give the same bytes.
-    #[arg(long, value_name = "S")]
-    pub seed: Option<u64>,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ImportCommand {
-    /// nnU-Net v2 raw: `DatasetNNN_NAME/{dataset.json, imagesTr, labelsTr}` and a `cases.csv` (case,subject,class).
-    Nnunet(NnunetArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct NnunetArgs {
-    /// The directory with `dataset.json`.
-    pub src: PathBuf,
-    /// Directory to write; must not exist or be empty.
-    pub dst: PathBuf,
-    /// CSV with case, subject and class; by default `cases.csv` in SRC.
-    #[arg(long, value_name = "FILE")]
-    pub cases: Option<PathBuf>,
-    /// Refer to the volumes where they are instead of copying them.
-    #[arg(long)]
-    pub link: bool,
-    /// Name of the data set; by default that of SRC.
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Labels of `dataset.json` that are tumour, separated by commas; the others become background.
-    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
-    pub tumour_labels: Option<Vec<String>>,
-    /// Number of folds to split into.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub folds: usize,
-    /// Seed of the split.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Directory with `dataset.toml`.
-    pub dataset: PathBuf,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct SplitArgs {
-    /// Directory with `dataset.toml`.
-    pub dataset: PathBuf,
-    /// Number of folds.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub folds: usize,
-    /// Seed: the same data set and seed give the same folds.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct ShowCaseArgs {
-    /// The case's name, as cases.jsonl has it.
-    pub case: String,
-    /// Picture to write (PNG); replaced where it exists.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Directory with `dataset.toml`.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub dataset: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum StudyCommand {
-    /// Print a commented study file.
-    Init(InitArgs),
-    /// Check a study file and its data set and hand them to the coordinator; prints the study's number.
-    Submit(SubmitArgs),
-    /// List all studies.
-    List(ListArgs),
-    /// Show a study: what was asked for and how each trial stands.
-    Show(ShowArgs),
-    /// End a study, or one trial of it; what runs stops at a step boundary.
-    Cancel(CancelArgs),
-    /// Let nothing of a study start until it is resumed; what runs saves and stops.
-    Pause(PauseArgs),
-    /// Let a paused study go on.
-    Resume(PauseArgs),
-    /// Try trials that failed or were cancelled again, from their last checkpoints.
-    Retry(RetryArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct InitArgs {
-    /// What to start from.
-    #[arg(long, value_enum, default_value_t = Preset::Smoke)]
-    pub preset: Preset,
-    /// Directory of the data set to name in the file.
-    #[arg(long, value_name = "DIR", default_value = "data/liver")]
-    pub dataset: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Preset {
-    /// Small networks and few epochs: does everything work here?
-    Smoke,
-    /// The paper's whole programme with its settings: 22 arms x 5 folds.
-    Paper,
-    /// Table 3: MTI-Net and its five ablations.
-    Ablation,
-    /// Table 4: segmentation alone, with regression, with classification, and all three.
-    Synergy,
-    /// Tables 1 and 2: MTI-Net beside the baselines of each task.
-    Baselines,
-}
-
-#[derive(Debug, Args)]
-pub struct SubmitArgs {
-    /// The study file.
-    pub file: PathBuf,
-    /// Wait for the study's end and show its progress; exit code 1 where it does not complete.
-    #[arg(long)]
-    pub wait: bool,
-    /// While waiting, show lines instead of the dashboard.
-    #[arg(long, requires = "wait")]
-    pub plain: bool,
-    /// Print one JSON document instead of the bare number.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct ShowArgs {
-    /// Number or name of the study; of several with one name, the newest.
-    pub study: String,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct CancelArgs {
-    /// Number or name of the study; of several with one name, the newest.
-    pub study: String,
-    /// End only this trial.
-    #[arg(long, value_name = "ARM/FOLD/SEED")]
-    pub trial: Option<TrialKey>,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -484,31 +292,6 @@ pub struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct PauseArgs {
-    /// Number or name of the study; of several with one name, the newest.
-    pub study: String,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct RetryArgs {
-    /// Number or name of the study; of several with one name, the newest.
-    pub study: String,
-    /// Trials to try again; by default all that failed or were cancelled.
-    #[arg(value_name = "ARM/FOLD/SEED")]
-    pub trials: Vec<TrialKey>,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// The trial.
     #[arg(value_name = "ARM/FOLD/SEED")]
@@ -548,102 +331,4 @@ pub struct LogsArgs {
     pub data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct DrainArgs {
-    /// Number or name of the worker.
-    pub worker: String,
-    /// Take a former drain back: give the worker trials again.
-    #[arg(long)]
-    pub undo: bool,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum WorkersCommand {
-    /// Give trials again to a worker that was set aside because attempts kept failing on it.
-    Readmit(ReadmitArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct ReadmitArgs {
-    /// Number or name of the worker.
-    pub worker: String,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct LoginArgs {
-    /// Address of the coordinator, as https://HOST:PORT.
-    pub url: String,
-    /// File with the token; else MTINET_TOKEN holds it.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// The name that others see [default: USER@HOST].
-    #[arg(long)]
-    pub name: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Print a new token, which is told only once.
-    Create(CreateTokenArgs),
-    /// List the tokens, who made them and who joined with them.
-    List(ListTokensArgs),
-    /// Make a token useless and refuse those who joined with it from now on.
-    Revoke(RevokeTokenArgs),
-}
-
-/// The coordinator whose tokens are meant.
-#[derive(Debug, Args)]
-pub struct TokenServer {
-    /// The coordinator's data directory (or run directory), on its machine; it need not serve.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    #[command(flatten)]
-    pub server: Server,
-}
-
-#[derive(Debug, Args)]
-pub struct CreateTokenArgs {
-    /// What those who join with it may do: worker runs trainers, operator does everything, viewer looks.
-    #[arg(long, value_parser = ["worker", "operator", "viewer"])]
-    pub role: String,
-    /// How long it can be used, e.g. 30m, 24h, 7d.
-    #[arg(long, default_value = "24h")]
-    pub ttl: String,
-    /// How many may join with it.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub uses: u32,
-    /// Write it to a new file that only you read, instead of printing it.
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    #[command(flatten)]
-    pub at: TokenServer,
-}
-
-#[derive(Debug, Args)]
-pub struct ListTokensArgs {
-    /// Print one JSON document.
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub at: TokenServer,
-}
-
-#[derive(Debug, Args)]
-pub struct RevokeTokenArgs {
-    /// The token's id, as `mtinet token list` shows it.
-    pub id: String,
-    #[command(flatten)]
-    pub at: TokenServer,
 }

@@ -1,0 +1,60 @@
+//! The program itself: its exit codes, its secrets.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_tells_a_refusal_by_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start();
+    coordinator.change(|ledger| ledger.refusal = Some("install release 9".to_owned()));
+    let output = program(&coordinator, dir.path(), "finish").output().await.unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{words}");
+    assert!(words.contains("install release 9"), "{words}");
+    let output =
+        program(&coordinator, dir.path(), "finish").args(["--devices", "tpu"]).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`tpu` names no devices"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_room_for_sockets_is_no_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start();
+    let mut program = program(&coordinator, dir.path(), "finish");
+    let output = program.env("XDG_RUNTIME_DIR", "/proc").env("TMPDIR", "/nowhere").output().await.unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("directory for sockets"), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_hides_secrets_and_ends_on_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start();
+    data_root(dir.path());
+    let mut agent =
+        program(&coordinator, dir.path(), "finish").env("MTINET_TOKEN_FILE", "secret").spawn().unwrap();
+    coordinator.say(Message::Start(assignment(dir.path()))).await;
+    assert!(coordinator.until("the end", coordinator::Ledger::exit).await.finished);
+    assert_eq!(coordinator.change(|ledger| ledger.value("secrets")), Some(0.0));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), agent.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mtinet-worker"));
+    command
+        .args(["--coordinator", &coordinator.url()])
+        .arg("--data-root")
+        .arg(data_root(dir))
+        .arg("--work-dir")
+        .arg(dir.join("work"))
+        .arg("--trainer")
+        .arg(trainer::program(dir, script))
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
