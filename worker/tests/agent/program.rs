@@ -44,6 +44,54 @@ async fn the_program_hides_secrets_and_ends_on_a_signal() {
     assert_eq!(status.code(), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_unsaid_is_said_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start();
+    data_root(dir.path());
+    let mut first = program(&coordinator, dir.path(), "train").spawn().unwrap();
+    coordinator.say(Message::Start(assignment(dir.path()))).await;
+    coordinator.until("training", |ledger| (ledger.steps().len() > 3).then_some(())).await;
+    coordinator.kill();
+    let spooled = || {
+        let files = std::fs::read_dir(dir.path().join("work/spool")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    // The trainer goes on, and what it says goes to the disk.
+    let (before, deadline) = (spooled(), tokio::time::Instant::now() + Duration::from_secs(20));
+    while spooled() < before + 2000 {
+        assert!(tokio::time::Instant::now() < deadline, "nothing is spooled");
+        tokio::task::yield_now().await;
+    }
+    first.kill().await.unwrap();
+    let known = coordinator.change(|ledger| ledger.last_seq());
+    let mut second = program(&coordinator, dir.path(), "train").spawn().unwrap();
+    coordinator.serve();
+    let said = |ledger: &coordinator::Ledger| {
+        let of = |worker: &str| ledger.hellos.iter().filter(|hello| hello.worker_id == worker).count();
+        // Once with what there is to say, once to give the ranks back; and the new agent as itself.
+        (of("worker-1") >= 3 && of("worker-2") >= 1).then(|| ledger.hellos.clone())
+    };
+    let hellos = coordinator.until("both agents", said).await;
+    let of_first: Vec<_> = hellos.iter().filter(|hello| hello.worker_id == "worker-1").collect();
+    assert!(of_first[1].running[0].exited, "its trainer is over");
+    let last = of_first.last().unwrap();
+    assert!(last.running.is_empty() && last.slots.is_empty(), "nothing is to be started there");
+    coordinator.change(|ledger| {
+        let seqs: Vec<u64> = ledger.reports.iter().map(|report| report.seq).collect();
+        assert!(ledger.last_seq() > known, "what was not acknowledged is said");
+        assert_eq!(
+            seqs,
+            (1..=seqs.len() as u64).collect::<Vec<_>>(),
+            "nothing is missing, nothing comes twice"
+        );
+        let steps = ledger.steps();
+        assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<_>>());
+        assert!(ledger.exit().is_none(), "losing a worker is no failure of a trainer");
+    });
+    second.kill().await.unwrap();
+}
+
 fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mtinet-worker"));
     command
