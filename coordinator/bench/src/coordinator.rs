@@ -118,6 +118,11 @@ impl Coordinator {
         format!("{}://127.0.0.1:{}", if self.program.tls { "https" } else { "http" }, self.port)
     }
 
+    /// Where it keeps everything; stands for it in commands on this machine.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// A client's connection to it.
     ///
     /// # Errors

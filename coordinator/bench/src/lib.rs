@@ -14,3 +14,4 @@ pub mod ingest;
 pub mod kills;
 pub mod study;
 pub mod subscriber;
+pub mod watchers;

@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 use mtinet_bench::agent::Batch;
 use mtinet_bench::coordinator::{Program, program};
 use mtinet_bench::figure::{Figure, Target, print, quantile, write};
-use mtinet_bench::{decide, dispatch, fleet, ingest, kills, study};
+use mtinet_bench::{decide, dispatch, fleet, ingest, kills, study, watchers};
 
 /// Measures a coordinator under load.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ struct Cli {
     /// No encryption and no certificates on the connections.
     #[arg(long)]
     plaintext: bool,
+    /// Seconds for which the fleet of `watchers` goes on, to look at it with `mtinet watch`.
+    #[arg(long, default_value_t = 0)]
+    hold: u64,
     /// A tenth of everything: does it work?
     #[arg(long)]
     quick: bool,
@@ -38,6 +41,7 @@ enum Part {
     Tls,
     Gangs,
     Kills,
+    Watchers,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -65,6 +69,7 @@ async fn measure(part: Part, program: &Program, cli: &Cli) -> anyhow::Result<Vec
         Part::Tls => encrypted(program, cli.quick).await,
         Part::Gangs => gangs(program, scale).await,
         Part::Kills => killed(program, scale, cli.kills.div_ceil(scale)).await,
+        Part::Watchers => watched(program, cli).await,
     }
 }
 
@@ -267,6 +272,32 @@ async fn killed(program: &Program, scale: u32, kills: u32) -> anyhow::Result<Vec
             "",
             Target::AtMost(0.0),
             String::new(),
+        ),
+    ])
+}
+
+async fn watched(program: &Program, cli: &Cli) -> anyhow::Result<Vec<Figure>> {
+    let (workers, watchers, time) =
+        if cli.quick { (100, 2, Duration::from_secs(2)) } else { (1000, 20, Duration::from_secs(10)) };
+    let hold = Duration::from_secs(cli.hold);
+    let options = watchers::Options { workers, watchers, time, hold };
+    let mut outcome = watchers::run(program, options).await?;
+    let lost = (1.0 - outcome.watched.reports / outcome.alone.reports) * 100.0;
+    let note = format!(
+        "{watchers} dashboards; {} trials on {workers} workers report {:.0} times a second; coordinator {:.2} cores alone, {:.2} watched; a \
+         dashboard draws {:.0} bytes a second",
+        outcome.trials, outcome.alone.reports, outcome.alone.load, outcome.watched.load, outcome.drawn
+    );
+    let alone = quantile(&mut outcome.alone.delays, 0.99) * 1e3;
+    let delay = quantile(&mut outcome.watched.delays, 0.99) * 1e3;
+    Ok(vec![
+        Figure::new("dashboards: reports a second lost", lost, "%", Target::AtMost(1.0), note),
+        Figure::new(
+            "dashboards: metric -> subscriber, p99",
+            delay,
+            "ms",
+            Target::AtMost(250.0),
+            format!("{alone:.1} ms without them; all share the cores"),
         ),
     ])
 }

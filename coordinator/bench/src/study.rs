@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use mtinet_domain::StudySpec;
+use mtinet_domain::{Arm, StudySpec};
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::{self, GetStudyRequest, get_study_request::Which};
@@ -30,6 +30,18 @@ pub fn spec(trials: u32, ranks: u32) -> anyhow::Result<StudySpec> {
         seeds.join(",")
     );
     Ok(StudySpec::from_toml(&text)?)
+}
+
+/// The paper's programme, every arm on five folds, and how many trials that is.
+///
+/// # Errors
+/// None in practice.
+pub fn programme() -> anyhow::Result<(StudySpec, u32)> {
+    let arms: Vec<String> = Arm::ALL.iter().map(|arm| format!("\"{arm}\"")).collect();
+    let text = format!("name = \"programme\"\ndataset = \"none\"\narms = [{}]\n", arms.join(","));
+    let spec = StudySpec::from_toml(&text)?;
+    let trials = u32::try_from(spec.trials().len())?;
+    Ok((spec, trials))
 }
 
 /// Submits a study and returns its number.

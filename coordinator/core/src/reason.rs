@@ -88,7 +88,7 @@ impl fmt::Display for WaitReason {
             Self::RetryPause { until_ms, failure } => {
                 write!(f, "retries at {}: {failure}", time_of_day(*until_ms))
             }
-            Self::Stopping { reason } => write!(f, "stopping: {reason}"),
+            Self::Stopping { reason } => write!(f, "it saves and ends: {reason}"),
         }
     }
 }

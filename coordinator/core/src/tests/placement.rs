@@ -141,7 +141,7 @@ fn cancelling_ends_waiting_trials_at_once_and_running_ones_after_a_grace() {
     let head = trial(study, "mti-net/0/0");
     assert_eq!(env.status(trial(study, "unet/0/0")), TrialStatus::Cancelled);
     assert_eq!(env.status(head), TrialStatus::Stopping);
-    assert_eq!(env.reason(head).unwrap().to_string(), "stopping: it is cancelled");
+    assert_eq!(env.reason(head).unwrap().to_string(), "it saves and ends: it is cancelled");
     assert_eq!(env.core.study(study).unwrap().status(), "cancelling");
     // The command was lost with the session and is said again.
     env.connect(&a);

@@ -222,7 +222,7 @@ fn notice(scene: Scene<'_>) -> Option<Line<'static>> {
     if let Link::Away { again_ms, why, .. } = &model.link {
         let next = again_ms.saturating_sub(now_ms).div_ceil(1000);
         let words = format!(
-            " The coordinator does not answer; asking again in {next} s. What runs on workers goes on. ({why})"
+            " No answer from the coordinator; again in {next} s. Training goes on meanwhile. ({why})"
         );
         return Some(Line::styled(words, look.warning()));
     }
