@@ -76,7 +76,7 @@ fn make_phantom(args: &PhantomArgs) -> Result<(), CliError> {
 pub fn write_phantom(dst: &Path, options: &PhantomOptions) -> Result<Dataset, CliError> {
     let counter = Counter::new("simulating subjects");
     let dataset = phantom::write(dst, options, &|done, all| counter.set(done, all))?;
-    counter.finish();
+    drop(counter);
     Ok(dataset)
 }
 
@@ -91,7 +91,7 @@ fn import_nnunet(args: NnunetArgs) -> Result<(), CliError> {
     };
     let counter = Counter::new("importing cases");
     let report = nnunet::import(&args.src, &args.dst, &options, &|done, all| counter.set(done, all))?;
-    counter.finish();
+    drop(counter);
     for note in &report.notes {
         say(format_args!("note: {note}"));
     }
@@ -131,7 +131,7 @@ fn check_dataset(args: &CheckArgs) -> Result<(), CliError> {
 pub fn gate(dataset: &Dataset) -> Result<CheckReport, CliError> {
     let counter = Counter::new("checking the data set");
     let report = check::check(dataset, &CheckOptions::default(), &|done, all| counter.set(done, all))?;
-    counter.finish();
+    drop(counter);
     Ok(report)
 }
 

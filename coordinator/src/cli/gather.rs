@@ -6,6 +6,7 @@ use mtinet_domain::event::Recorded;
 
 use super::client::{Coordinator, makes_no_sense};
 use super::error::CliError;
+use super::progress::Counter;
 use crate::report::{StudyFold, StudyResults, TrialOutcome};
 
 /// Folds a study's events and fetches the evaluations of its finished trials.
@@ -33,7 +34,9 @@ pub async fn results_and(
         show(&event)?;
     }
     let mut results = fold.finish()?;
-    for place in 0..results.trials.len() {
+    let (counter, all) = (Counter::new("reading evaluations"), results.trials.len());
+    for place in 0..all {
+        counter.set(place as u64, all as u64);
         let trial = &results.trials[place];
         let (TrialOutcome::Done(evaluated), key) = (&trial.outcome, trial.key) else { continue };
         let bytes = coordinator.artifact(&evaluated.evaluation).await?;

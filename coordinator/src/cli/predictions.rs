@@ -7,6 +7,7 @@ use mtinet_domain::TrialKey;
 
 use super::client::{Coordinator, makes_no_sense};
 use super::error::CliError;
+use super::progress::Counter;
 use super::study::blocking;
 use crate::report::{StudyResults, TrialOutcome, write_atomically};
 
@@ -34,7 +35,10 @@ pub async fn fetch_of(
     below: &Path,
     wanted: impl Fn(TrialKey) -> bool,
 ) -> Result<(), CliError> {
-    for trial in results.trials.iter().filter(|trial| wanted(trial.key)) {
+    let trials: Vec<_> = results.trials.iter().filter(|trial| wanted(trial.key)).collect();
+    let counter = Counter::new("fetching masks, trials");
+    for (place, trial) in trials.iter().enumerate() {
+        counter.set(place as u64, trials.len() as u64);
         let TrialOutcome::Done(evaluated) = &trial.outcome else { continue };
         let Some(artifact) = &evaluated.predictions else { continue };
         let directory = below.join(trial.key.to_string());

@@ -15,7 +15,7 @@ use super::output::{say, span};
 /// Plain lines about progress come no faster than this.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Progress of work over a known number of items; may be told from several threads.
+/// Progress of work over a known number of items; may be told from several threads. Its bar goes with it.
 pub struct Counter {
     what: &'static str,
     bar: ProgressBar,
@@ -27,7 +27,7 @@ impl Counter {
     /// Begins; nothing is shown of work that is over at once.
     pub fn new(what: &'static str) -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        bar.set_style(style("{msg} {wide_bar} {pos}/{len} {eta}"));
+        bar.set_style(style("{msg} {wide_bar} {pos}/{len}  {per_sec}, {eta} left"));
         bar.set_message(what);
         Self { what, bar, started: Instant::now(), last_line: AtomicU64::new(0) }
     }
@@ -39,18 +39,47 @@ impl Counter {
         if !self.bar.is_hidden() {
             return;
         }
-        let now = self.started.elapsed().as_secs();
+        let elapsed = self.started.elapsed();
+        let now = elapsed.as_secs();
         let last = self.last_line.load(Ordering::Relaxed);
         let due = now >= last + LINE_INTERVAL.as_secs();
         // Of several threads that find it due, one writes.
         if due && self.last_line.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            say(format_args!("{}: {done} of {all}", self.what));
+            say(format_args!("{}: {}", self.what, rate_words(done, all, elapsed)));
         }
     }
+}
 
-    /// Takes the bar away.
-    pub fn finish(&self) {
+impl Drop for Counter {
+    fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+fn rate_words(done: u64, all: u64, elapsed: Duration) -> String {
+    let rate = done as f64 / elapsed.as_secs_f64().max(1e-3);
+    let left = span(all.saturating_sub(done) as f64 / rate.max(1e-9));
+    format!("{done} of {all}, {rate:.1} a second, about {left} left")
+}
+
+/// Work whose length nobody knows: on a terminal a sign that it goes on, elsewhere nothing. Ends with this.
+pub struct Busy(ProgressBar);
+
+impl Busy {
+    /// Begins.
+    pub fn with(what: &'static str) -> Self {
+        let bar =
+            if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        bar.set_style(style("{spinner} {msg} {elapsed}"));
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 
@@ -171,4 +200,14 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("━╸─")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_made_of_the_rate_so_far() {
+        assert_eq!(rate_words(30, 120, Duration::from_secs(10)), "30 of 120, 3.0 a second, about 30 s left");
+    }
 }

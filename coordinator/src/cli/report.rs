@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::args::{ReportArgs, Server};
 use super::client::Coordinator;
 use super::error::CliError;
+use super::progress::Busy;
 use super::run::Embedded;
 use super::{gather, output, pictures, predictions};
 use crate::report::{self, TrialFiles};
@@ -65,11 +66,14 @@ async fn write(coordinator: &mut Coordinator, args: &ReportArgs) -> Result<(), C
     let options = report::Options { with_paper: args.with_paper };
     let pictures =
         pictures::read(coordinator, &results, args.dataset.as_deref(), args.predictions.as_deref()).await?;
+    let busy = Busy::with("writing the report");
     let files = report::write(&results, options, &pictures, &args.out)?;
+    let directories = trial_files.finish(&results, &pictures)?;
+    drop(busy);
     for name in &files.names {
         output::print(files.directory.join(name).display());
     }
-    for directory in trial_files.finish(&results, &pictures)? {
+    for directory in directories {
         output::print(directory.display());
     }
     if results.is_complete() { Ok(()) } else { Err(super::run::incomplete(&results)) }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mtinet_data::{Dataset, PreprocessOptions, SliceCache, Spacing};
+use mtinet_data::{Dataset, PreprocessOptions, Progress, SliceCache, Spacing};
 use mtinet_domain::evaluation::ReferenceLines;
 use mtinet_domain::spec::StudySpec;
 use mtinet_models::losses::Targets;
@@ -46,7 +46,7 @@ impl Batch {
 
 impl FoldData {
     /// Opens the data set's slice cache, building it where it is not there yet, and fits the normalisation on the
-    /// training slices of `fold`.
+    /// training slices of `fold`. `progress` hears how many cases of how many are in a cache that is built.
     ///
     /// # Errors
     /// [`EngineError::Data`] for a data set or cache that cannot be used, [`EngineError::Fold`] for a fold without
@@ -56,10 +56,11 @@ impl FoldData {
         cache_dir: &Path,
         spec: &StudySpec,
         fold: u32,
+        progress: Progress<'_>,
     ) -> Result<Self, EngineError> {
         let dataset = Dataset::open(dataset_dir)?;
         let options = preprocess_options(spec);
-        let cache = SliceCache::open_or_build(&dataset, &options, Some(cache_dir), &|_, _| {})?;
+        let cache = SliceCache::open_or_build(&dataset, &options, Some(cache_dir), progress)?;
         let view = cache.fold(fold as usize, &dataset)?;
         if view.train.is_empty() || view.val.is_empty() {
             let (train, val) = (view.train.len(), view.val.len());

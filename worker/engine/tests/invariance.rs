@@ -40,7 +40,9 @@ fn rank_process() {
     mtinet_torch_ext::set_num_threads(1).unwrap();
     mtinet_torch_ext::set_deterministic(true).unwrap();
     let spec = StudySpec::from_toml(&job.study).unwrap();
-    let data = FoldData::open(&job.dir.join("data"), &job.dir.join("cache"), &spec, job.trial.fold).unwrap();
+    let data =
+        FoldData::open(&job.dir.join("data"), &job.dir.join("cache"), &spec, job.trial.fold, &|_, _| {})
+            .unwrap();
     let gang = if job.world_size == 1 { Gang::alone() } else { join(&job) };
     let plan = Plan { spec, trial: job.trial, device: Device::Cpu, work_dir: job.out.clone() };
     let mut trainer = Trainer::new(plan, data, gang).unwrap();
@@ -252,7 +254,7 @@ fn a_checkpoint_of_another_trial_is_refused() {
     let study = "name = \"s\"\ndataset = \"data\"\narms = [\"unet\"]\n[model]\npreset = \"tiny64\"\n[train]\nimage_size = 64\n";
     let spec = StudySpec::from_toml(study).unwrap();
     let root = bench.dir.path();
-    let data = FoldData::open(&root.join("data"), &root.join("cache"), &spec, 0).unwrap();
+    let data = FoldData::open(&root.join("data"), &root.join("cache"), &spec, 0, &|_, _| {}).unwrap();
     let plan =
         Plan { spec, trial: "unet/0/0".parse().unwrap(), device: Device::Cpu, work_dir: root.join("b") };
     let mut trainer = Trainer::new(plan, data, Gang::alone()).unwrap();

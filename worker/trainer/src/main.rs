@@ -9,6 +9,7 @@ mod export;
 mod failure;
 mod forward;
 mod predict;
+mod preparing;
 mod run;
 mod watchdog;
 

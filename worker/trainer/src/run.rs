@@ -20,6 +20,7 @@ use tch::Device;
 
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::preparing::Preparing;
 use crate::watchdog::{Activity, Place, Watchdog};
 
 /// How long the agent may take to answer.
@@ -68,7 +69,9 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
     let work_dir = PathBuf::from(&start.work_dir);
     std::fs::create_dir_all(&work_dir).with_context(|| format!("failed to create {}", work_dir.display()))?;
     let (dataset, cache) = (Path::new(&start.dataset_dir), Path::new(&start.cache_dir));
-    let data = FoldData::open(dataset, cache, &assignment.spec, assignment.attempt.trial.key.fold)?;
+    let (fold, preparing) = (assignment.attempt.trial.key.fold, Preparing::begin());
+    let data =
+        FoldData::open(dataset, cache, &assignment.spec, fold, &|done, all| preparing.tell(done, all))?;
     let hang_timeout = Duration::from_millis(start.hang_timeout_ms);
     let (gang, watchdog) = assemble(&assignment, device, &start.host, hang_timeout, session)?;
     let plan = Plan {

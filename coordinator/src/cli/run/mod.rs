@@ -18,6 +18,7 @@ use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::{print_raw, say};
 use super::prepare::{self, Prepared};
+use super::progress::Busy;
 use super::run_dir::{RunDir, directory_name};
 use super::study::blocking;
 use super::trial_files::LiveFiles;
@@ -123,8 +124,10 @@ impl Job {
         let options = report::Options::default();
         let dataset = Some(self.prepared.directory.as_path());
         let pictures = pictures::read(coordinator, &results, dataset, Some(&directory.predictions())).await?;
+        let busy = Busy::with("writing the report");
         let files = report::write(&results, options, &pictures, &directory.report())?;
         live.ended().await?.finish(&results, &pictures)?;
+        drop(busy);
         print_raw(report::tables_terminal(&results, options));
         say(format_args!("report: {}", files.directory.display()));
         if results.is_complete() { Ok(()) } else { Err(incomplete(&results)) }
