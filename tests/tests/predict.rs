@@ -293,3 +293,37 @@ fn an_interrupt_leaves_whole_cases_and_no_process() {
     let hidden = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
     assert!(!std::fs::read_dir(&out).unwrap().any(|entry| hidden(entry.unwrap())), "nothing half-made stays");
 }
+
+#[test]
+fn with_json_standard_output_is_one_document() {
+    let _alone = alone();
+    let (dir, run) = (tempfile::tempdir().unwrap(), path(trained()));
+    let document = |args: &[&str]| -> serde_json::Value {
+        let output = mtinet(&[args, &["--json"]].concat());
+        succeeds(&output);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (case, out) = (&held_out(1)[..1], |name: &str| dir.path().join(name).to_str().unwrap().to_owned());
+    let written = document(&["report", "trained", "--data-dir", run, "--out", &out("report")]);
+    assert_eq!((&written["complete"], &written["directory"]), (&true.into(), &out("report").into()));
+    assert!(written["files"].as_array().unwrap().contains(&"report.html".into()), "{written}");
+    let exported = document(&["export", "mti-net/1/0", &out("weights"), "--data-dir", run]);
+    let length = std::fs::metadata(dir.path().join("weights")).unwrap().len();
+    assert_eq!((&exported["format"], &exported["bytes"]), (&"safetensors".into(), &length.into()));
+    as_nnunet(case, &dir.path().join("cases"));
+    let chosen = ["--trial", "mti-net/1/0", "--device", "cpu", "--data-dir", run];
+    let answered = document(&[&["predict", &out("cases"), &out("masks")], &chosen[..]].concat());
+    assert_eq!((&answered["cases"], &answered["done"]), (&1.into(), &1.into()));
+    let shown = document(&[
+        "data",
+        "show",
+        &case[0],
+        "--dataset",
+        path(phantom_dataset()),
+        "--out",
+        &out("case.png"),
+    ]);
+    assert_eq!(shown["case"], case[0].as_str());
+    let study = trained().with_file_name("study.toml");
+    assert_eq!(document(&["run", path(&study), "--out", run])["complete"], true);
+}

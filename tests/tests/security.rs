@@ -131,6 +131,12 @@ fn a_token_can_be_made_before_the_coordinator_s_first_start() {
         mtinet(home.path(), &["token", "create", "--role", "operator", "--ttl", "1h", "--data-dir", "data"]);
     assert_says(&made, 0, &["one use"]);
     assert!(String::from_utf8_lossy(&made.stdout).starts_with("mtinet1.operator."));
+    let create = ["token", "create", "--role", "viewer", "--data-dir", "data", "--json"];
+    assert_says(&mtinet(home.path(), &create), 2, &["--out"]);
+    let made = mtinet(home.path(), &[&create[..], &["--out", "token"]].concat());
+    let document: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!((&document["role"], &document["uses"]), (&"viewer".into(), &1.into()));
+    assert!(!document.to_string().contains("mtinet1."), "a secret is never in a document");
     assert_says(
         &mtinet(home.path(), &["token", "create", "--role", "root", "--data-dir", "data"]),
         2,

@@ -76,6 +76,7 @@ pub async fn run(args: DemoArgs) -> Result<(), CliError> {
         workers: settings.workers.count,
         devices: Some(settings.workers.devices),
         plain: args.plain,
+        json: args.json,
     };
     job.execute(&interrupt).await
 }

@@ -10,6 +10,7 @@ use mtinet_domain::event::Event;
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_domain::{Arm, TrialKey};
 use safetensors::SafeTensors;
+use serde_json::json;
 
 use super::args::{ExportArgs, WeightsFormat};
 use super::client::{Coordinator, makes_no_sense};
@@ -44,7 +45,13 @@ pub async fn run(args: ExportArgs) -> Result<(), CliError> {
         bytes = as_torchscript(&bytes).await?;
     }
     write(&args.out, &bytes, args.force)?;
-    output::print(args.out.display());
+    if args.json {
+        let format = if torchscript { "torchscript" } else { "safetensors" };
+        let (trial, length) = (args.trial.to_string(), bytes.len());
+        output::print_json(&json!({ "trial": trial, "format": format, "file": args.out, "bytes": length }));
+    } else {
+        output::print(args.out.display());
+    }
     Ok(())
 }
 

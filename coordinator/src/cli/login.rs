@@ -2,10 +2,11 @@
 
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{NewKey, TOKEN_VARIABLE, Token, enrol, utc};
+use serde_json::json;
 
 use super::args::LoginArgs;
 use super::error::CliError;
-use super::output::say;
+use super::output::{print_json, say};
 use super::target;
 
 pub async fn run(args: LoginArgs) -> Result<(), CliError> {
@@ -26,6 +27,16 @@ pub async fn run(args: LoginArgs) -> Result<(), CliError> {
     let identity = enrol(&args.url, &token, &NewKey::generate()?, &args.name.unwrap_or_else(user)).await?;
     let file = target::remember(&args.url, &identity)?;
     let certified = identity.certified();
+    if args.json {
+        print_json(&json!({
+            "coordinator": args.url,
+            "role": certified.subject.role.to_string(),
+            "name": certified.subject.name,
+            "expires_ms": certified.not_after * 1000,
+            "identity": file,
+        }));
+        return Ok(());
+    }
     say(format_args!(
         "logged in to {} as {} {}, until {} and renewed by use; the identity is in {}",
         args.url,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::args::{ReportArgs, Server};
 use super::client::Coordinator;
 use super::error::CliError;
@@ -70,11 +72,16 @@ async fn write(coordinator: &mut Coordinator, args: &ReportArgs) -> Result<(), C
     let files = report::write(&results, options, &pictures, &args.out)?;
     let directories = trial_files.finish(&results, &pictures)?;
     drop(busy);
-    for name in &files.names {
-        output::print(files.directory.join(name).display());
-    }
-    for directory in directories {
-        output::print(directory.display());
+    if args.json {
+        output::print_json(&json!({
+            "study": study.0,
+            "complete": results.is_complete(),
+            "directory": files.directory,
+            "files": files.names,
+        }));
+    } else {
+        let files = files.names.iter().map(|name| files.directory.join(name));
+        files.chain(directories).for_each(|path| output::print(path.display()));
     }
     if results.is_complete() { Ok(()) } else { Err(super::run::incomplete(&results)) }
 }

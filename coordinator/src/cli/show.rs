@@ -1,10 +1,11 @@
 //! `mtinet data show`: a case's phases with the outline of its lesions, and the mask, side by side in one picture.
 
 use mtinet_data::Dataset;
+use serde_json::json;
 
 use super::args::ShowCaseArgs;
 use super::error::CliError;
-use super::output::{print, say};
+use super::output::{print, print_json, say};
 use crate::report::write_atomically;
 
 /// A panel's longer side has about this many pixels, or more where the slice itself has.
@@ -78,7 +79,12 @@ pub fn run(args: &ShowCaseArgs) -> Result<(), CliError> {
         "case {} ({}), slice {z} of {slices}: {lesion}; from left to right {named}, mask",
         case.case, case.class
     ));
-    print(args.out.display());
+    if args.json {
+        let document = json!({ "case": case.case, "class": case.class, "slice": z, "lesion_pixels": largest, "file": args.out });
+        print_json(&document);
+    } else {
+        print(args.out.display());
+    }
     Ok(())
 }
 

@@ -51,6 +51,12 @@ async fn create(args: CreateTokenArgs) -> Result<(), CliError> {
         None => args.at.connect().await?.create_token(&args.role, ttl, args.uses).await?,
     };
     hand_over(&args, &token)?;
+    if args.json {
+        print_json(
+            &json!({ "role": args.role, "uses": args.uses, "expires_ms": expires_ms, "file": args.out }),
+        );
+        return Ok(());
+    }
     let uses = if args.uses == 1 { "one use".to_owned() } else { format!("{} uses", args.uses) };
     say(format_args!("role {}, {uses}, until {}; it is not told again", args.role, utc(expires_ms)));
     Ok(())
@@ -121,6 +127,10 @@ fn token_json(token: &TokenState) -> serde_json::Value {
 
 async fn revoke(args: RevokeTokenArgs) -> Result<(), CliError> {
     let identities = args.at.connect().await?.revoke_token(&args.id).await?;
+    if args.json {
+        print_json(&json!({ "id": args.id, "identities_refused": identities }));
+        return Ok(());
+    }
     say(format_args!(
         "token {} buys nothing any more; {identities} that joined with it are refused from now on",
         args.id

@@ -12,6 +12,9 @@ use super::error::ServerError;
 /// The event log's file in a data directory.
 pub const DATABASE: &str = "events.db";
 
+/// What trainers wrote, in a data directory.
+pub const LOGS: &str = "logs";
+
 /// A data directory that no other coordinator serves while this lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -58,6 +61,6 @@ impl DataDir {
 
     /// What trainers wrote.
     pub fn logs(&self) -> PathBuf {
-        self.path.join("logs")
+        self.path.join(LOGS)
     }
 }

@@ -27,6 +27,7 @@ mod tests;
 pub use backup::{Backup, backup};
 pub use data_dir::DATABASE;
 pub use error::ServerError;
+pub use logs::Piece;
 pub use metrics::Export;
 pub use options::ServerOptions;
 pub use recording::{RecordedStudy, Recording};

@@ -1,12 +1,13 @@
-//! The event log of a coordinator that does not run, read without changing anything.
+//! The event log of a coordinator that does not run, and the trainers' logs beside it, read without changing anything.
 
 use std::path::Path;
 
-use mtinet_domain::StudyId;
 use mtinet_domain::event::Recorded;
+use mtinet_domain::{AttemptId, AttemptNumber, Rank, StudyId, TrialId};
 
-use super::data_dir::DATABASE;
+use super::data_dir::{DATABASE, LOGS};
 use super::error::ServerError;
+use super::logs::{Logs, Piece};
 use super::store::{Reader, StoreError, reader_of};
 
 /// A study in a log.
@@ -26,6 +27,7 @@ pub struct RecordedStudy {
 #[derive(Clone, Debug)]
 pub struct Recording {
     log: Reader,
+    logs: Logs,
 }
 
 impl Recording {
@@ -34,7 +36,7 @@ impl Recording {
     /// # Errors
     /// Where there is none, or it is a newer release's.
     pub fn open(data_dir: &Path) -> Result<Self, ServerError> {
-        Ok(Self { log: reader_of(&data_dir.join(DATABASE))? })
+        Ok(Self { log: reader_of(&data_dir.join(DATABASE))?, logs: Logs::new(data_dir.join(LOGS)) })
     }
 
     /// All studies, in the order of their numbers. Blocks on the disk.
@@ -60,5 +62,28 @@ impl Recording {
             Ok(Recorded { study, seq: stored.seq, time_ms: stored.time_ms, event })
         });
         read.collect::<Result<_, StoreError>>().map_err(ServerError::from)
+    }
+
+    /// What the ranks of a trial's newest attempt wrote last, about `bytes` of each, from the start of a line on; nothing
+    /// where no log is kept. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn trainer_logs(
+        &self,
+        trial: TrialId,
+        bytes: u64,
+    ) -> std::io::Result<Vec<(AttemptNumber, Rank, Piece)>> {
+        let mut pieces = Vec::new();
+        let Some(number) = self.logs.attempts(trial)?.pop() else { return Ok(pieces) };
+        let attempt = AttemptId { trial, number };
+        for rank in self.logs.ranks(attempt)? {
+            let mut from = self.logs.tail(attempt, rank, bytes)?;
+            while let Some(piece) = self.logs.read(attempt, rank, from)? {
+                from = piece.offset + piece.data.len() as u64;
+                pieces.push((number, rank, piece));
+            }
+        }
+        Ok(pieces)
     }
 }

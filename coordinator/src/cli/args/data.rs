@@ -106,4 +106,7 @@ pub struct ShowCaseArgs {
     /// Directory with `dataset.toml`.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub dataset: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
 }

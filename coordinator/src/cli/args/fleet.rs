@@ -47,6 +47,9 @@ pub struct LoginArgs {
     /// The name that others see [default: USER@HOST].
     #[arg(long)]
     pub name: Option<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +86,9 @@ pub struct CreateTokenArgs {
     /// Write it to a new file that only you read, instead of printing it.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Print one JSON document; the token itself is never in it, so it needs --out.
+    #[arg(long, requires = "out")]
+    pub json: bool,
     #[command(flatten)]
     pub at: TokenServer,
 }
@@ -100,6 +106,9 @@ pub struct ListTokensArgs {
 pub struct RevokeTokenArgs {
     /// The token's id, as `mtinet token list` shows it.
     pub id: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub at: TokenServer,
 }

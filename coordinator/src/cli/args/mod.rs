@@ -158,6 +158,9 @@ pub struct RunArgs {
     /// Show lines instead of the dashboard, also on a terminal.
     #[arg(long)]
     pub plain: bool,
+    /// Print one JSON document at the end instead of the tables.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -218,6 +221,9 @@ pub struct ReportArgs {
     /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub server: Server,
 }
@@ -240,6 +246,9 @@ pub struct ExportArgs {
     /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub server: Server,
 }
@@ -277,6 +286,9 @@ pub struct PredictArgs {
     /// Read this coordinator's data directory (or run directory) instead of asking a coordinator that runs.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub server: Server,
 }
@@ -289,6 +301,9 @@ pub struct DemoArgs {
     /// Show lines instead of the dashboard, also on a terminal.
     #[arg(long)]
     pub plain: bool,
+    /// Print one JSON document at the end instead of the tables.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

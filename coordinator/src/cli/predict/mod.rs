@@ -14,6 +14,7 @@ use std::path::Path;
 use mtinet_data::{CaseInput, Dataset, FoundCases, cases};
 use mtinet_domain::prediction::{CaseFiles, Message, Request, VERSION};
 use mtinet_domain::trial::Device;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use self::ensemble::Ensemble;
@@ -24,7 +25,7 @@ use super::client::Coordinator;
 use super::error::{CliError, chain};
 use super::export;
 use super::interrupt::Interrupt;
-use super::output::{print, say};
+use super::output::{print, print_json, say};
 use super::report::with_coordinator;
 use super::study::blocking;
 use super::trainer::Trainer;
@@ -50,7 +51,12 @@ pub async fn run(args: PredictArgs) -> Result<(), CliError> {
     let outdir = args.outdir.display();
     if counts.done > 0 {
         say(format_args!("{} of {} cases are done, in {outdir}", counts.done, counts.all));
-        print(outdir);
+        if !args.json {
+            print(outdir);
+        }
+    }
+    if args.json {
+        print_json(&json!({ "directory": args.outdir, "cases": counts.all, "done": counts.done }));
     }
     let refused = output.close();
     // What ended everything says more than what is wrong with single cases, which are told all the same.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mtinet_domain::StudyId;
 use mtinet_domain::spec::Ranks;
+use serde_json::json;
 
 use self::agents::{Fleet, Plan, Programs};
 pub use self::embedded::Embedded;
@@ -16,7 +17,7 @@ use super::args::RunArgs;
 use super::client::Coordinator;
 use super::error::CliError;
 use super::interrupt::Interrupt;
-use super::output::{print_raw, say};
+use super::output::{print_json, print_raw, say};
 use super::prepare::{self, Prepared};
 use super::progress::Busy;
 use super::run_dir::{RunDir, directory_name};
@@ -35,8 +36,8 @@ pub async fn run(args: RunArgs) -> Result<(), CliError> {
         again.push_str(&format!(" --out {}", out.display()));
     }
     let root = args.out.unwrap_or_else(|| Path::new("runs").join(directory_name(&prepared.spec.name)));
-    let (workers, devices, plain) = (args.workers, args.devices, args.plain);
-    let job = Job { prepared, root, workers, devices, again, plain };
+    let (workers, devices, plain, json) = (args.workers, args.devices, args.plain, args.json);
+    let job = Job { prepared, root, workers, devices, again, plain, json };
     job.execute(&interrupt).await
 }
 
@@ -54,6 +55,8 @@ pub struct Job {
     pub again: String,
     /// Lines instead of the dashboard, also on a terminal.
     pub plain: bool,
+    /// One JSON document at the end instead of tables.
+    pub json: bool,
 }
 
 impl Job {
@@ -128,7 +131,17 @@ impl Job {
         let files = report::write(&results, options, &pictures, &directory.report())?;
         live.ended().await?.finish(&results, &pictures)?;
         drop(busy);
-        print_raw(report::tables_terminal(&results, options));
+        if self.json {
+            print_json(&json!({
+                "study": study.0,
+                "name": results.spec.name,
+                "complete": results.is_complete(),
+                "directory": directory.root(),
+                "report": files.directory,
+            }));
+        } else {
+            print_raw(report::tables_terminal(&results, options));
+        }
         say(format_args!("report: {}", files.directory.display()));
         if results.is_complete() { Ok(()) } else { Err(incomplete(&results)) }
     }

@@ -24,7 +24,7 @@ const SHARE: u32 = 20;
 /// A coordinator that takes longer is taken to be away.
 const ANSWER: Duration = Duration::from_secs(15);
 /// As much of the end of a trial's log as the dashboard shows.
-const LOG_BYTES: u64 = 64 * 1024;
+pub const LOG_BYTES: u64 = 64 * 1024;
 /// Events that are taken in at once.
 const BATCH: usize = 500;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);

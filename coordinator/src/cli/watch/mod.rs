@@ -189,7 +189,7 @@ impl Screen {
                 let feed = Feed::new(*coordinator, given, news.clone(), asked, looked_at);
                 tokio::spawn(feed.run(source.study))
             }
-            Kind::Recorded(log) => tokio::spawn(log.play(source.study, news.clone(), asked)),
+            Kind::Recorded(log) => tokio::spawn(log.play(source.study, news.clone(), asked, looked_at)),
         };
         Ok(Self { terminal, app, news, feed })
     }

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use mtinet_domain::StudyId;
-use tokio::sync::mpsc;
+use mtinet_domain::{StudyId, TrialId, TrialKey};
+use mtinet_proto::v1::LogChunk;
+use tokio::sync::{mpsc, watch};
 
+use super::feed::LOG_BYTES;
 use crate::cli::error::CliError;
+use crate::cli::logs::LogLines;
 use crate::cli::study::blocking;
-use crate::dashboard::{Link, Request, StudyLine, Update};
-use crate::server::{DATABASE, RecordedStudy, Recording, ServerError};
+use crate::dashboard::{Link, LogLine, Request, StudyLine, Update};
+use crate::server::{DATABASE, Piece, RecordedStudy, Recording, ServerError};
 
 /// Events that are read and taken in at once.
 const PAGE: usize = 1000;
@@ -62,23 +65,57 @@ impl Log {
         study: Option<StudyId>,
         news: mpsc::Sender<Update>,
         mut asked: mpsc::Receiver<Request>,
+        mut focus: watch::Receiver<Option<TrialKey>>,
     ) -> Result<(), CliError> {
         let studies = self.studies().await?;
         let _ = news.send(Update::Studies(studies)).await;
-        let mut next = study;
+        let (mut shown, mut next) = (None, study);
         loop {
-            if let Some(study) = next
-                && self.tell(study, &news).await?.is_none()
-            {
-                return Ok(());
+            if let Some(study) = next.take() {
+                if self.tell(study, &news).await?.is_none() {
+                    return Ok(());
+                }
+                shown = Some(study);
+                focus.mark_changed();
             }
-            next = match asked.recv().await {
-                Some(Request::Follow(study)) => Some(study),
-                // The dashboard asks for nothing else of a recording.
-                Some(Request::Send(_)) => None,
-                None => return Ok(()),
-            };
+            tokio::select! {
+                request = asked.recv() => match request {
+                    Some(Request::Follow(study)) => next = Some(study),
+                    // The dashboard asks for nothing else of a recording.
+                    Some(Request::Send(_)) => {}
+                    None => return Ok(()),
+                },
+                Ok(()) = focus.changed() => {
+                    let key = *focus.borrow_and_update();
+                    if let (Some(study), Some(key)) = (shown, key) {
+                        let lines = self.log_of(TrialId { study, key }).await;
+                        let _ = news.send(Update::Log(key, lines)).await;
+                    }
+                }
+            }
         }
+    }
+
+    /// The end of a trial's log; empty where none is kept or it cannot be read: everything else can be shown without.
+    async fn log_of(&self, trial: TrialId) -> Vec<LogLine> {
+        let recording = self.recording.clone();
+        let read = blocking(move || Ok(recording.trainer_logs(trial, LOG_BYTES)));
+        let pieces = match read.await {
+            Ok(Ok(pieces)) => pieces,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a trainer's log cannot be read");
+                return Vec::new();
+            }
+            Err(_) => return Vec::new(),
+        };
+        let (mut lines, mut kept) = (LogLines::default(), Vec::new());
+        for (attempt, rank, piece) in pieces {
+            let Piece { offset, data } = piece;
+            let (study, attempt, rank) = (trial.study.0, attempt.0, rank.0);
+            kept.extend(lines.push(&LogChunk { study, attempt, rank, offset, data, ranks: 0 }));
+        }
+        kept.extend(lines.finish());
+        kept.into_iter().map(|line| LogLine { rank: line.rank, text: line.text }).collect()
     }
 
     /// None where nobody listens any more.
