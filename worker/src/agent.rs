@@ -352,10 +352,10 @@ impl Agent {
 /// Tells the trace of the present span how the rank ended.
 fn trace_end(exit: &RankExit) {
     let span = tracing::Span::current();
-    traces::note(&span, "exit", exit.exit.to_string());
-    traces::note(&span, "finished", exit.finished.to_string());
+    traces::note(&span, "exit", &exit.exit);
+    traces::note(&span, "finished", &exit.finished);
     if let Some(step) = exit.step {
-        traces::note(&span, "step", step.to_string());
+        traces::note(&span, "step", &step);
     }
     if !exit.finished && !exit.stopped {
         traces::failed(&span, &exit.message);

@@ -69,6 +69,7 @@ pub struct Calls<S>(S);
 impl<S> Service<Request<Body>> for Calls<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
+    S::Error: std::fmt::Display,
 {
     type Response = Response<Body>;
     type Error = S::Error;

@@ -42,8 +42,8 @@ pub fn follow(span: &Span, traceparent: &str) {
 }
 
 /// Adds an attribute to a span's trace.
-pub fn note(span: &Span, name: &'static str, value: String) {
-    span.set_attribute(name, value);
+pub fn note(span: &Span, name: &'static str, value: &dyn std::fmt::Display) {
+    span.set_attribute(name, value.to_string());
 }
 
 /// Marks a span as failed.
