@@ -9,6 +9,13 @@ export CUDA
 export LIBTORCH := $(CURDIR)/.libtorch/cuda
 endif
 
+# `make build OTEL=1`, `make install OTEL=1`: with traces for an OpenTelemetry collector.
+ifneq ($(filter-out 0,$(OTEL)),)
+FEATURES := --features mtinet/otel,mtinet-worker/otel
+# The notices of a release name what is in it.
+export OTEL
+endif
+
 .PHONY: demo test build install lint boundaries check-cuda libtorch bench-coordinator clean help
 
 help:
@@ -20,6 +27,8 @@ help:
 	@echo "make lint        formatting and clippy"
 	@echo "make check-deploy  units, images, manifests, scripts and licences, without the systems that they are for"
 	@echo "make build CUDA=1, make install CUDA=1: the same for machines with NVIDIA GPUs"
+	@echo "make build OTEL=1, make install OTEL=1: with OpenTelemetry traces"
+	@echo "make check-otel  clippy and tests of what is compiled with traces"
 	@echo "make check-cuda  builds and links the CUDA variant; needs no GPU"
 	@echo "make simulate    ten thousand simulated fleets with faults around the scheduler"
 	@echo "make chaos       kills, stops, cuts and fills around studies of real processes"
@@ -30,7 +39,7 @@ libtorch:
 	@deploy/libtorch/fetch
 
 build: libtorch
-	$(CARGO) build $(PROFILE) --workspace --bins
+	$(CARGO) build $(PROFILE) --workspace --bins $(FEATURES)
 
 demo: build
 	target/release/mtinet demo
@@ -51,6 +60,13 @@ boundaries:
 check-cuda:
 	CUDA=1 deploy/libtorch/fetch
 	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir target/cuda
+
+# Unoptimised, so that it neither takes long nor replaces the programs of the other targets. No libtorch.
+.PHONY: check-otel
+OTEL_PACKAGES := --locked -p mtinet-runtime -p mtinet -p mtinet-worker --features otel
+check-otel:
+	$(CARGO) clippy $(OTEL_PACKAGES) --all-targets -- -D warnings
+	$(CARGO) test $(OTEL_PACKAGES) --test otel --test agent
 
 # Only what it needs: no libtorch.
 bench-coordinator:

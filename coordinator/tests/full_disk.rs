@@ -12,9 +12,8 @@ use mtinet_domain::StudySpec;
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::{Dataset, ListStudiesRequest, SubmitStudyRequest};
-use mtinet_runtime::net;
+use mtinet_runtime::net::{self, Channel};
 use mtinet_runtime::tls::{Credentials, Identity};
-use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use mtinet_proto::v1::worker_client::WorkerClient;
-use mtinet_runtime::net::{self, NetError};
+use mtinet_runtime::net::{self, Channel, NetError};
 use mtinet_runtime::tls::{
-    AccessError, Credentials, Identity, NewKey, SharedIdentity, Token, enrol, keep_fresh, renew_and_store,
-    unix_now, utc,
+    AccessError, Credentials, Identity, NewKey, Role, SharedIdentity, Token, enrol, keep_fresh,
+    renew_and_store, unix_now, utc,
 };
-use tonic::transport::Channel;
 
 use crate::agent::AgentError;
 use crate::link::{chain, delays};
@@ -133,6 +132,9 @@ impl Access {
     /// Buys an identity and stores it. One key for all tries, which is on disk before the first: where the answer was lost,
     /// or the disk did not take it, the token buys it again.
     async fn join(&self, token: &Token) -> Result<Identity, AgentError> {
+        if token.role != Role::Worker {
+            return Err(AgentError::TokenRole(token.role));
+        }
         let mut said = String::new();
         for delay in delays() {
             match self.enrol(token).await {
@@ -181,7 +183,8 @@ impl Access {
                 return Err(None);
             }
         };
-        let Ok(Some(token)) = Token::from_file_or_environment(self.token_file.as_deref()) else {
+        let token = Token::from_file_or_environment(self.token_file.as_deref()).ok().flatten();
+        let Some(token) = token.filter(|token| token.role == Role::Worker) else {
             return Err(Some(words));
         };
         match self.enrol(&token).await {

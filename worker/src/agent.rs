@@ -15,13 +15,13 @@ use mtinet_proto::v1::{self, RendezvousReady, StartRank};
 use mtinet_runtime::artifacts::Cache;
 use mtinet_runtime::convert::{FromProto, RankExit, ToProto, required};
 use mtinet_runtime::metrics;
-use mtinet_runtime::net::NetError;
+use mtinet_runtime::net::{Channel, NetError};
 use mtinet_runtime::shutdown::Shutdown;
-use mtinet_runtime::tls::{TlsError, TokenError};
+use mtinet_runtime::telemetry::traces;
+use mtinet_runtime::tls::{Role, TlsError, TokenError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tracing::Instrument;
 
 use crate::access::Access;
@@ -58,6 +58,12 @@ pub enum AgentError {
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// A token of people: the identity that it buys starts no trainers, and would be in the way of a worker's.
+    #[error(
+        "this is a token of role {0}, for `mtinet login`; a worker needs one of role worker: `mtinet token create --role \
+         worker` on the coordinator's machine prints one"
+    )]
+    TokenRole(Role),
     /// An identity that cannot be used or stored.
     #[error(transparent)]
     Identity(#[from] TlsError),
@@ -256,6 +262,7 @@ impl Agent {
         let trial = attempt.trial;
         let (study, number, rank) = (trial.study.0, attempt.number.0, key.1.0);
         let span = tracing::info_span!("rank", study, trial = %trial.key, attempt = number, rank);
+        traces::follow(&span, &start.traceparent);
         let _entered = span.enter();
         if lock(&self.held).contains_key(&key) {
             tracing::warn!("told again to start a rank that is here");
@@ -282,6 +289,7 @@ impl Agent {
             // Free before it is told: the coordinator may use the slot again at once.
             lock(&held).remove(&key);
             shared.metrics.rank_ended(&exit);
+            trace_end(&exit);
             shared.uplink.report(key, Fact::Exited(exit.to_proto())).await;
         };
         self.tasks.spawn(task.instrument(span.clone()));
@@ -338,6 +346,19 @@ impl Agent {
         if uplink.backlog().reports == 0 {
             uplink.with(Session::close);
         }
+    }
+}
+
+/// Tells the trace of the present span how the rank ended.
+fn trace_end(exit: &RankExit) {
+    let span = tracing::Span::current();
+    traces::note(&span, "exit", &exit.exit);
+    traces::note(&span, "finished", &exit.finished);
+    if let Some(step) = exit.step {
+        traces::note(&span, "step", &step);
+    }
+    if !exit.finished && !exit.stopped {
+        traces::failed(&span, &exit.message);
     }
 }
 

@@ -24,6 +24,7 @@ mod rank;
 mod rank_log;
 mod session;
 pub mod settings;
+pub mod shell;
 mod signs;
 mod spool;
 mod uplink;

@@ -11,11 +11,10 @@ use mtinet_proto::v1::{
     self, CoordinatorMessage, Heartbeat, JoinRequest, WorkerMessage, coordinator_message, worker_message,
 };
 use mtinet_runtime::convert::{ToProto, required};
-use mtinet_runtime::net;
+use mtinet_runtime::net::{self, Channel};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::access::Access;

@@ -13,10 +13,10 @@ use std::time::Duration;
 use mtinet_proto::v1::PutLogRequest;
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_runtime::convert::ToProto;
+use mtinet_runtime::net::Channel;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::access::Access;

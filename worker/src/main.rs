@@ -7,7 +7,7 @@ use clap::Parser;
 use mtinet_runtime::shutdown::Shutdown;
 use mtinet_runtime::telemetry;
 use mtinet_worker::settings::{Cli, Settings};
-use mtinet_worker::{AgentError, Options};
+use mtinet_worker::{AgentError, Options, shell};
 
 /// What was right to ask for did not work.
 const FAILED: u8 = 1;
@@ -18,9 +18,12 @@ const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (code, result) = match configure(&cli) {
-        Ok(options) => (FAILED, run(options)),
-        Err(error) => (USAGE, Err(error)),
+    let (code, result) = match &cli.command {
+        Some(command) => (FAILED, shell::run(command).map(|()| 0)),
+        None => match configure(&cli) {
+            Ok(options) => (FAILED, run(options)),
+            Err(error) => (USAGE, Err(error)),
+        },
     };
     let code = result.unwrap_or_else(|error| {
         eprintln!("mtinet-worker: {error:#}");
@@ -30,17 +33,20 @@ fn main() -> ExitCode {
                 AgentError::Address(_)
                 | AgentError::NoIdentity(_)
                 | AgentError::Token(_)
+                | AgentError::TokenRole(_)
                 | AgentError::Identity(_),
             ) => USAGE,
             Some(AgentError::Sockets(_)) | None => code,
         }
     });
+    telemetry::traces::finish();
     ExitCode::from(code)
 }
 
 fn configure(cli: &Cli) -> anyhow::Result<Options> {
     let settings = Settings::load(cli)?;
-    telemetry::init(telemetry::Options { json: settings.log.json, ..Default::default() })?;
+    let (service, json) = ("mtinet-worker", settings.log.json);
+    telemetry::init(telemetry::Options { service, json, ..Default::default() })?;
     Ok(Options { json_logs: settings.log.json, ..settings.worker.resolve()? })
 }
 

@@ -7,6 +7,8 @@ use mtinet_domain::trial::{ArtifactRef, CheckpointRef, Device, RankAssignment};
 use mtinet_proto::v1::{StartRank, TrainerStart};
 use mtinet_runtime::artifacts::ArtifactError;
 use mtinet_runtime::convert::ToProto;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::agent::Shared;
 use crate::dataset;
@@ -197,9 +199,16 @@ async fn checkpoint(shared: &Shared, checkpoint: &CheckpointRef, dest: &Path) ->
 
 /// Brings an artifact to `dest`, checked; waits while the coordinator is merely away.
 async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<PathBuf, String> {
+    let (hash, bytes) = (&artifact.blake3, artifact.bytes);
+    let span = tracing::trace_span!("download", artifact = hash, bytes, tries = Empty);
+    download(shared, artifact, dest).instrument(span).await
+}
+
+async fn download(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<PathBuf, String> {
     let (mut damaged, mut refusals) = (0, 0);
     let mut client = shared.client.clone();
-    for delay in delays() {
+    for (delay, tries) in delays().zip(1_u32..) {
+        Span::current().record("tries", tries);
         match shared.cache.get_or_fetch(&mut client, artifact).await {
             Ok(cached) => {
                 // The rank's own link to it: the cache may drop its name at any time.

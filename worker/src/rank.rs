@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::agent::Shared;
 use crate::conversation::{Conversation, Said};
@@ -96,7 +97,8 @@ impl RankTask {
     /// Runs the rank to its end. All its other reports are queued when this returns.
     pub async fn run(mut self) -> RankExit {
         let (to_trainer, messages) = mpsc::unbounded_channel();
-        let preparing = prepare(&self.shared, &self.assignment, self.device, self.start.clone());
+        let preparing = prepare(&self.shared, &self.assignment, self.device, self.start.clone())
+            .instrument(tracing::trace_span!("prepare"));
         let prepared = tokio::select! {
             prepared = preparing => prepared,
             reason = stopped(&mut self.commands, &to_trainer) => {
@@ -155,7 +157,9 @@ impl RankTask {
         let mut ending = Ending::default();
         let mut said = None;
         let capping = spawn(cap(log.path().to_owned()));
-        let status = self.watch(&mut trainer, &mut talking, &mut said, &to_trainer, &mut ending).await;
+        let span = tracing::trace_span!("train", pid = trainer.pid(), device = %self.device);
+        let watching = self.watch(&mut trainer, &mut talking, &mut said, &to_trainer, &mut ending);
+        let status = watching.instrument(span).await;
         drop(capping);
         gone.cancel();
         let said = match said {
@@ -164,8 +168,12 @@ impl RankTask {
         };
         // The listener's name is of no use any more.
         let _ = std::fs::remove_file(&socket);
-        let unstored =
-            if ending.discard { None } else { self.stored(&mut uploading, &mut ending, &left).await };
+        let unstored = if ending.discard {
+            None
+        } else {
+            let storing = self.stored(&mut uploading, &mut ending, &left);
+            storing.instrument(tracing::trace_span!("store")).await
+        };
         drop(uploading);
         let exit = match status {
             Ok(status) => exit_of(status),
@@ -456,7 +464,6 @@ fn passive(words: &str) -> String {
 struct Job<T>(tokio::task::JoinHandle<T>);
 
 fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Job<T> {
-    use tracing::Instrument;
     Job(tokio::spawn(future.in_current_span()))
 }
 

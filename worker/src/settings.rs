@@ -5,7 +5,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use mtinet_domain::spec::Seconds;
 use mtinet_runtime::config::{ConfigError, Layers};
 use serde::Deserialize;
@@ -24,8 +25,16 @@ const TRAINER: &str = "mtinet-trainer";
 /// Exit codes: 0 done (or idle with --exit-when-idle), 1 this machine failed it, 2 usage or configuration,
 /// 3 refused by the coordinator, 130 interrupted. Log lines go to standard error, filtered by MTINET_LOG.
 #[derive(Debug, Parser)]
-#[command(name = "mtinet-worker", version)]
+#[command(
+    name = "mtinet-worker",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
+    /// What to do instead of working.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Address of the coordinator, e.g. `https://head-node:7077`.
     #[arg(long, env = "MTINET_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
@@ -63,6 +72,22 @@ pub struct Cli {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// What the program does instead of working.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print what a shell needs to complete the arguments.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual page; `make install` does.
+    Man {
+        /// Directory to write to, for example ~/.local/share/man/man1; made where it is missing.
+        dir: PathBuf,
+    },
 }
 
 /// The merged configuration, as in `default.toml`.

@@ -11,9 +11,11 @@ use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, SavedCheckpoint, TrainerEvaluated};
 use mtinet_runtime::artifacts::{self, ArtifactError, Cache};
 use mtinet_runtime::convert::{ToProto, optional};
+use mtinet_runtime::net::Channel;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::access::Access;
 use crate::link::{chain, delays};
@@ -171,7 +173,9 @@ impl Uploader {
             tracing::warn!(%error, "hashing the checkpoint again");
             None
         });
-        match self.upload(&path, known, intake, true).await {
+        let (what, step) = ("checkpoint", saved.step);
+        let span = tracing::trace_span!("upload", what, step, artifact = Empty, bytes = Empty, tries = Empty);
+        match self.upload(&path, known, intake, true).instrument(span).await {
             Ok(Some(artifact)) => {
                 let checkpoint = v1::Checkpoint { step: saved.step, artifact: Some(artifact.to_proto()) };
                 self.uplink.report(self.key, Fact::Checkpoint(checkpoint)).await;
@@ -196,9 +200,14 @@ impl Uploader {
     ) -> Result<(), ArtifactError> {
         let TrainerEvaluated { summary_json, evaluation_path, weights_path, predictions_path } = evaluated;
         let mut stored = [None, None, None];
-        for (place, path) in stored.iter_mut().zip([evaluation_path, weights_path, predictions_path]) {
+        let files =
+            [("evaluation", evaluation_path), ("weights", weights_path), ("predictions", predictions_path)];
+        for (place, (what, path)) in stored.iter_mut().zip(files) {
             if !path.is_empty() {
-                let artifact = self.upload(Path::new(&path), None, intake, false).await?;
+                let span =
+                    tracing::trace_span!("upload", what, artifact = Empty, bytes = Empty, tries = Empty);
+                let uploading = self.upload(Path::new(&path), None, intake, false);
+                let artifact = uploading.instrument(span).await?;
                 *place = artifact.map(|artifact| artifact.to_proto());
             }
         }
@@ -223,8 +232,11 @@ impl Uploader {
             Some(artifact) => artifact,
             None => artifacts::describe(path).await?,
         };
+        let span = Span::current();
+        span.record("artifact", &artifact.blake3).record("bytes", artifact.bytes);
         let (mut said, mut refusals) = (false, 0);
-        for delay in delays() {
+        for (delay, tries) in delays().zip(1_u32..) {
+            span.record("tries", tries);
             let sent = tokio::select! {
                 sent = artifacts::put_known(&mut self.client, path, &artifact) => sent,
                 never = intake.listen() => match never {},

@@ -10,12 +10,11 @@ use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::CreateTokenRequest;
 use mtinet_proto::v1::GetServerInfoRequest;
 use mtinet_proto::v1::client_client::ClientClient;
-use mtinet_runtime::net;
+use mtinet_runtime::net::{self, Channel};
 use mtinet_runtime::tls::{Credentials, Identity, NewKey, Token, enrol};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
-use tonic::transport::Channel;
 
 /// Nothing takes longer to come up.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use mtinet_domain::event::Event;
 use mtinet_proto::v1::StreamEventsRequest;
 use mtinet_proto::v1::client_client::ClientClient;
-use tonic::transport::Channel;
+use mtinet_runtime::net::Channel;
 
 use crate::agent::{Batch, Fleet, Plan, Work};
 use crate::coordinator::{Coordinator, Program};

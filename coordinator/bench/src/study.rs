@@ -7,7 +7,7 @@ use mtinet_domain::{Arm, StudySpec};
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::{self, GetStudyRequest, get_study_request::Which};
-use tonic::transport::Channel;
+use mtinet_runtime::net::Channel;
 
 /// Folds of a study, as many as a study file allows.
 const FOLDS: u32 = 100;

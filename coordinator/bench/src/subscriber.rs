@@ -6,8 +6,8 @@ use std::time::Instant;
 use mtinet_domain::event::{Event, MetricRecord};
 use mtinet_proto::v1::StreamEventsRequest;
 use mtinet_proto::v1::client_client::ClientClient;
+use mtinet_runtime::net::Channel;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
 
 /// The value that carries when a measurement was sent, in seconds since the clock's start.
 pub const SENT: &str = "sent";

@@ -16,11 +16,11 @@ use mtinet_proto::v1::{
 };
 use mtinet_proto::{PROTOCOL_VERSION, v1};
 use mtinet_runtime::convert::ToProto as _;
+use mtinet_runtime::net::Channel;
 use mtinet_runtime::tls::Credentials;
 use mtinet_runtime::{artifacts, net};
 use secrecy::SecretString;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::error::CliError;
 use super::target::{self, Target};

@@ -112,7 +112,8 @@ pub async fn run(args: CoordinatorArgs) -> Result<(), CliError> {
     }
     let settings = load(&args, Layers::new(DEFAULTS))?.coordinator;
     check(&settings.options())?;
-    telemetry::init(telemetry::Options { json: settings.log == Log::Json, ..telemetry::Options::default() })?;
+    let (service, json) = ("mtinet-coordinator", settings.log == Log::Json);
+    telemetry::init(telemetry::Options { service, json, ..telemetry::Options::default() })?;
     raise_open_files();
     let place = settings
         .metrics
@@ -205,7 +206,7 @@ fn load(args: &CoordinatorArgs, layers: Layers) -> Result<Settings, CliError> {
 
 /// Logging of a command that is no server.
 pub fn log_to_stderr(default_filter: &str) -> Result<(), CliError> {
-    Ok(telemetry::init(telemetry::Options { default_filter, json: false })?)
+    Ok(telemetry::init(telemetry::Options { default_filter, ..telemetry::Options::default() })?)
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mtinet_runtime::telemetry;
+use tracing::{Instrument as _, Span};
 
 use self::args::{Cli, Command, WorkersArgs, WorkersCommand};
 pub use self::error::CliError;
@@ -53,13 +55,27 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return CliError::failed("could not start the async runtime", &error).report(),
     };
-    let result = runtime.block_on(dispatch(cli.command));
+    let span = command_span(&cli.command);
+    let result = runtime.block_on(dispatch(cli.command).instrument(span));
     // A blocked thread (reading a data set, say) must not hold up the end after an interrupt.
     runtime.shutdown_background();
+    telemetry::traces::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
+}
+
+/// Around a command, so that its calls are of one trace. A server's life is no such thing.
+fn command_span(command: &Command) -> Span {
+    // These set up their own log, and traces with it.
+    if matches!(command, Command::Coordinator(_) | Command::Report(_)) {
+        return Span::none();
+    }
+    telemetry::init_traces("mtinet");
+    // There are no options before it.
+    let name = std::env::args().nth(1).unwrap_or_default();
+    tracing::trace_span!("command", otel.name = format!("mtinet {name}"))
 }
 
 async fn dispatch(command: Command) -> Result<(), CliError> {

@@ -8,6 +8,7 @@ use mtinet_domain::trial::RankAssignment;
 use mtinet_domain::{AttemptId, Rank, SlotIndex, StudyId};
 use mtinet_proto::v1::{self, coordinator_message, report};
 use mtinet_runtime::convert::{ConvertError, FromProto, RankExit, ToProto, optional, required, start_rank};
+use mtinet_runtime::telemetry::traces;
 
 /// Longest host name that DNS knows.
 const MAX_HOST_BYTES: usize = 253;
@@ -145,7 +146,8 @@ impl Specs {
 pub fn command(command: Command, specs: &mut Specs) -> v1::CoordinatorMessage {
     let message = match command {
         Command::StartRank(assignment) => {
-            coordinator_message::Message::Start(start_rank(&assignment, specs.json(&assignment)))
+            let start = start_rank(&assignment, specs.json(&assignment));
+            coordinator_message::Message::Start(v1::StartRank { traceparent: traces::here(), ..start })
         }
         Command::ConnectRank { attempt, rank, host, port } => {
             coordinator_message::Message::Connect(v1::ConnectRank {

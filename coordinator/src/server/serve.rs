@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mtinet_core::Core;
 use mtinet_runtime::net;
+use mtinet_runtime::telemetry::traces;
 use mtinet_runtime::tls::{self, Role, SharedIdentity};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +113,8 @@ pub async fn serve_and_tell(
     let serving = server
         .layer(export.metrics.layer())
         .layer(GateLayer::new(Arc::clone(&access.gate)))
+        // Of those who are let in: strangers are to leave no traces.
+        .layer(traces::calls())
         .add_service(net::auth_server(AuthService::new(Arc::clone(&access))))
         .add_service(worker)
         .add_service(client)

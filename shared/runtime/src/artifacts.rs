@@ -15,9 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::convert::{ConvertError, FromProto, ToProto};
+use crate::net::Channel;
 
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;

@@ -15,9 +15,12 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::transport::{Endpoint, Server, Uri};
 
+use crate::telemetry::traces;
 use crate::tls::{Credentials, SERVER_NAME, TlsError, client_config};
+
+pub use crate::telemetry::traces::Channel;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -153,7 +156,7 @@ pub async fn connect_as(url: &str, credentials: &Credentials) -> Result<Channel,
         Some(tls) => endpoint.connect_with_connector(connector(tls)).await,
         None => endpoint.connect().await,
     };
-    channel.map_err(|source| failed(url, source))
+    channel.map(traces::channel).map_err(|source| failed(url, source))
 }
 
 /// A channel that connects at its first call, and again after each loss; a call fails where nothing answers.
@@ -162,10 +165,10 @@ pub async fn connect_as(url: &str, credentials: &Credentials) -> Result<Channel,
 /// [`NetError::Url`] for text that is no address.
 pub fn connect_lazy_as(url: &str, credentials: &Credentials) -> Result<Channel, NetError> {
     let endpoint = endpoint(url)?;
-    Ok(match secured(url, &endpoint, credentials)? {
+    Ok(traces::channel(match secured(url, &endpoint, credentials)? {
         Some(tls) => endpoint.connect_with_connector_lazy(connector(tls)),
         None => endpoint.connect_lazy(),
-    })
+    }))
 }
 
 /// Checks an address without connecting.

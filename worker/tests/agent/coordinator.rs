@@ -51,6 +51,8 @@ pub struct Ledger {
     pub full: bool,
     /// Files that it did not take.
     pub refused: usize,
+    /// The traces that files came with.
+    pub traceparents: Vec<String>,
     /// It does not know the worker of the next session any more.
     pub forgetful: bool,
     session: Option<Session>,
@@ -178,7 +180,9 @@ impl Worker for Service {
         &self,
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<Artifact>, Status> {
+        let traceparent = request.metadata().get("traceparent").and_then(|value| value.to_str().ok());
         let full = self.change(|ledger| {
+            ledger.traceparents.extend(traceparent.map(str::to_owned));
             ledger.refused += usize::from(ledger.full);
             ledger.full
         });

@@ -4,6 +4,8 @@
 mod coordinator;
 mod logs;
 mod program;
+#[cfg(feature = "otel")]
+mod traces;
 mod trainer;
 mod weights;
 
@@ -146,6 +148,7 @@ fn assignment(dir: &Path) -> StartRank {
         slot: 0,
         resume: None,
         fallback: None,
+        traceparent: String::new(),
     }
 }
 

@@ -92,6 +92,74 @@ async fn what_a_killed_agent_left_unsaid_is_said_by_the_next() {
     second.kill().await.unwrap();
 }
 
+/// The program at an encrypted address, to which it has to join first.
+fn joining(dir: &std::path::Path) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mtinet-worker"));
+    command
+        // A port that nothing listens on: what is wrong shows before anything is sent.
+        .args(["--coordinator", "https://127.0.0.1:1", "--trainer", "/bin/true", "--metrics", "off"])
+        .arg("--data-root")
+        .arg(dir)
+        .arg("--work-dir")
+        .arg(dir.join("work"))
+        .env_remove("MTINET_TOKEN")
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_buys_no_worker_s_identity_is_wrong_usage() {
+    use mtinet_runtime::tls::{Authority, Role, Token};
+    use secrecy::ExposeSecret as _;
+    let dir = tempfile::tempdir().unwrap();
+    let fingerprint = Authority::generate().unwrap().0.fingerprint();
+    let operators = Token::generate(Role::Operator, fingerprint).unwrap().expose();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    for (token, words) in [
+        (Some(file("operator", operators.expose_secret())), "token of role operator, for `mtinet login`"),
+        (Some(file("nonsense", "hunter2")), "is not a join token"),
+        (Some(dir.path().join("absent")), "could not read the token file"),
+        (None, "mtinet token create --role worker"),
+    ] {
+        let mut program = joining(dir.path());
+        if let Some(token) = token {
+            program.arg("--token-file").arg(token);
+        }
+        let output = program.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words) && !said.contains("hunter2"), "{said}");
+        assert!(!dir.path().join("work/identity.pem").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_away_is_named_and_waited_for() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start();
+    let mut program = program(&coordinator, dir.path(), "finish");
+    drop(coordinator);
+    let mut agent = program.spawn().unwrap();
+    let mut lines = BufReader::new(agent.stderr.take().unwrap()).lines();
+    let told = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("could not reach the coordinator") {
+                return line;
+            }
+        }
+        String::new()
+    };
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+    assert!(told.contains("check that it runs") && told.contains("trying again"), "{told}");
+    assert!(agent.try_wait().unwrap().is_none(), "it waits");
+}
+
 fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mtinet-worker"));
     command

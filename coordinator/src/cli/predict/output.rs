@@ -223,7 +223,7 @@ impl Output {
         let lines: Vec<String> =
             refused.iter().map(|(case, problem)| format!("\n  {case}: {problem}")).collect();
         Err(CliError::BadData(format!(
-            "{} of {cases} cases cannot be predicted:{}",
+            "{} of {cases} cases cannot be predicted:{}\nmend them, and predict them alone into another directory",
             refused.len(),
             lines.concat()
         )))

@@ -8,6 +8,7 @@ use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{AttemptId, StudyId, StudySpec, WorkerId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::Status;
+use tracing::Span;
 
 use super::sessions::SessionNumber;
 use super::{Input, Outbox};
@@ -71,7 +72,7 @@ impl Handle {
         by: Option<String>,
     ) -> Result<StudyId, Status> {
         let (reply, answer) = oneshot::channel();
-        self.send(Input::Submit { spec, dataset, by, reply }).await?;
+        self.send(Input::Submit { spec, dataset, by, reply, call: Span::current() }).await?;
         answer.await.map_err(|_| ended())
     }
 
@@ -79,7 +80,7 @@ impl Handle {
     pub async fn ask(&self, request: Request, by: Option<String>) -> Result<u32, Status> {
         let (reply, answer) = oneshot::channel();
         tracing::info!(target: "audit", by, ?request, "asked");
-        self.send(Input::Ask { request, by, reply }).await?;
+        self.send(Input::Ask { request, by, reply, call: Span::current() }).await?;
         answer.await.map_err(|_| ended())?.map_err(|refusal| match refusal {
             Refusal::Unknown(words) => Status::not_found(words),
             Refusal::State(words) => Status::failed_precondition(words),

@@ -7,12 +7,14 @@ mod handle;
 mod journal;
 mod run;
 mod sessions;
+mod trace;
 
 use mtinet_core::{Core, Effects, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{AttemptId, StudyId, StudySpec, WorkerId};
 use mtinet_proto::v1::CoordinatorMessage;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 pub use handle::Handle;
 pub use run::{Driver, now_ms, spawn};
@@ -37,9 +39,15 @@ enum Input {
     /// A worker's session is over.
     Closed { worker: WorkerId, session: SessionNumber },
     /// Someone submits a study.
-    Submit { spec: Box<StudySpec>, dataset: DatasetRef, by: Option<String>, reply: oneshot::Sender<StudyId> },
+    Submit {
+        spec: Box<StudySpec>,
+        dataset: DatasetRef,
+        by: Option<String>,
+        reply: oneshot::Sender<StudyId>,
+        call: Span,
+    },
     /// Someone asks for something.
-    Ask { request: Request, by: Option<String>, reply: oneshot::Sender<Result<u32, Refusal>> },
+    Ask { request: Request, by: Option<String>, reply: oneshot::Sender<Result<u32, Refusal>>, call: Span },
     /// Someone looks at the state, once everything taken in so far is stored.
     Look(Look),
 }
@@ -59,4 +67,6 @@ struct Round {
     afterwards: Vec<Afterwards>,
     /// Workers whose reports were taken in.
     heard: std::collections::BTreeSet<WorkerId>,
+    /// The first call among its inputs that changes something: what follows is told in its trace.
+    call: Option<Span>,
 }

@@ -9,9 +9,10 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::sessions::Sessions;
-use super::{Afterwards, Handle, Input, Round, journal};
+use super::{Afterwards, Handle, Input, Round, journal, trace};
 use crate::server::artifacts::Artifacts;
 use crate::server::convert;
 use crate::server::fleet_log::FleetLog;
@@ -107,8 +108,10 @@ impl State {
                 round.effects.extend(self.core.on_tick(now_ms));
                 self.end_sessions_of_the_lost();
             }
-            self.metrics.decided(begun.elapsed());
-            self.let_out(now_ms, round).await?;
+            let decided = begun.elapsed();
+            self.metrics.decided(decided);
+            let span = trace::round(&round, decided);
+            self.let_out(now_ms, round).instrument(span).await?;
         }
     }
 
@@ -147,12 +150,14 @@ impl State {
                     round.effects.extend(self.core.on_worker_disconnected(now_ms, &worker));
                 }
             }
-            Input::Submit { spec, dataset, by, reply } => {
+            Input::Submit { spec, dataset, by, reply, call } => {
+                round.call.get_or_insert(call);
                 let (study, effects) = self.core.on_study_submitted(now_ms, spec, dataset, by);
                 round.effects.extend(effects);
                 round.afterwards.push(Afterwards::Submitted(reply, study));
             }
-            Input::Ask { request, by, reply } => {
+            Input::Ask { request, by, reply, call } => {
+                round.call.get_or_insert(call);
                 let answer = self.core.on_request(now_ms, &request, by).map(|(count, effects)| {
                     round.effects.extend(effects);
                     count
@@ -178,7 +183,7 @@ impl State {
 
     /// Stores first; only what is stored may be known outside.
     async fn let_out(&mut self, now_ms: u64, round: Round) -> Result<(), StoreError> {
-        let Round { effects, afterwards, heard } = round;
+        let Round { effects, afterwards, heard, .. } = round;
         if !effects.fleet.is_empty() {
             tracing::info!(facts = ?effects.fleet, "recorded about workers");
             self.fleet.append(now_ms, effects.fleet).await?;
@@ -187,7 +192,8 @@ impl State {
             self.metrics.recording(now_ms, &effects.record);
             let lines = journal::lines(&effects.record);
             let begun = Instant::now();
-            let stored = self.writer.append(now_ms, effects.record).await?;
+            let span = trace::commit(&effects.record);
+            let stored = self.writer.append(now_ms, effects.record).instrument(span).await?;
             self.metrics.committed(stored.len(), begun.elapsed());
             lines.into_iter().for_each(journal::Line::tell);
             for event in stored.iter().filter(|event| event.kind != "metrics") {

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use mtinet_runtime::net;
+use mtinet_runtime::net::{self, Channel};
 use mtinet_runtime::tls::{Authority, Credentials, NewKey, Role, Subject, Validity};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::fleet::*;

@@ -12,13 +12,12 @@ use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::coordinator_message::Message;
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, report::Fact, worker_message};
-use mtinet_runtime::net;
+use mtinet_runtime::net::{self, Channel};
 use mtinet_runtime::tls::{Credentials, Identity, Role, Subject, Validity};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use crate::server::{Ready, ServerError, ServerOptions, serve_and_tell};
 

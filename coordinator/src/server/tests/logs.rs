@@ -4,9 +4,8 @@ use mtinet_domain::Rank;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, PutLogRequest, StreamLogRequest, report::Fact};
-use mtinet_runtime::net;
+use mtinet_runtime::net::{self, Channel};
 use mtinet_runtime::tls::{Credentials, Role};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::fleet::*;

@@ -135,6 +135,7 @@ pub fn start_rank(assignment: &RankAssignment, spec_json: String) -> v1::StartRa
         slot: assignment.slot.to_proto(),
         resume: assignment.resume.as_ref().map(ToProto::to_proto),
         fallback: assignment.fallback.as_ref().map(ToProto::to_proto),
+        traceparent: String::new(),
     }
 }
 

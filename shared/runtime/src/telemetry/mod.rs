@@ -1,12 +1,19 @@
-//! Log lines on standard error, filtered by `MTINET_LOG`. Standard output belongs to the program's answer.
+//! Log lines on standard error, filtered by `MTINET_LOG`, and [`traces`] for a collector. Standard output belongs to the
+//! program's answer.
 
 mod bare;
+mod collector;
 mod json;
+#[cfg_attr(not(feature = "otel"), path = "no_traces.rs")]
+pub mod traces;
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry};
 
 pub use json::identify;
 
@@ -19,6 +26,8 @@ pub const FORMAT_VARIABLE: &str = "MTINET_LOG_FORMAT";
 /// How a program logs.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
+    /// What the program is to a collector of traces, where `OTEL_SERVICE_NAME` says nothing else.
+    pub service: &'a str,
     /// The filter where `MTINET_LOG` is not set.
     pub default_filter: &'a str,
     /// One JSON object a line, for log collectors.
@@ -27,7 +36,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { default_filter: "info", json: false }
+        Self { service: "mtinet", default_filter: "info", json: false }
     }
 }
 
@@ -49,20 +58,34 @@ pub enum TelemetryError {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sets up logging for the whole process; call it once, first thing in `main`.
+/// Sets up logging and traces for the whole process; call it once, first thing in `main`, and [`traces::finish`] last.
 ///
 /// # Errors
-/// An unreadable filter, or a second call.
+/// An unreadable filter, or a second call. Traces that cannot be set up are only told in the log.
 pub fn init(options: Options<'_>) -> Result<(), TelemetryError> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(options.default_filter)?)
-        .with_writer(std::io::stderr);
-    if options.json {
-        builder.fmt_fields(JsonFields::new()).event_format(json::JsonLines).try_init()
+    let filter = filter(options.default_filter)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = if options.json {
+        lines.fmt_fields(JsonFields::new()).event_format(json::JsonLines).boxed()
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+        lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed()
+    };
+    let (traces, problem) = traces::layer(options.service);
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces);
+    subscriber.try_init().map_err(|error| TelemetryError::Twice(Box::new(error)))?;
+    if let Some(problem) = problem {
+        tracing::warn!("{problem}");
     }
-    .map_err(TelemetryError::Twice)
+    Ok(())
+}
+
+/// Sets up traces alone, for a command that says everything itself; what cannot be set up is left out.
+pub fn init_traces(service: &str) {
+    let (traces, _) = traces::layer(service);
+    if traces.is_some() {
+        // Somebody else's subscriber may be there, in a test.
+        let _ = tracing_subscriber::registry().with(traces).try_init();
+    }
 }
 
 /// As [`init`], for a trainer: its text lines carry no time and no names, because the end of its log is told as the reason
