@@ -160,7 +160,7 @@ async fn a_coordinator_that_is_away_is_named_and_waited_for() {
     assert!(agent.try_wait().unwrap().is_none(), "it waits");
 }
 
-fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::process::Command {
+pub(super) fn program(coordinator: &Coordinator, dir: &Path, script: &str) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mtinet-worker"));
     command
         .args(["--coordinator", &coordinator.url()])
