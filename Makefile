@@ -63,7 +63,7 @@ check-cuda:
 
 # Unoptimised, so that it neither takes long nor replaces the programs of the other targets. No libtorch.
 .PHONY: check-otel
-OTEL_PACKAGES := $(PROFILE) -p mtinet-runtime -p mtinet -p mtinet-worker --features otel
+OTEL_PACKAGES := --locked -p mtinet-runtime -p mtinet -p mtinet-worker --features otel
 check-otel:
 	$(CARGO) clippy $(OTEL_PACKAGES) --all-targets -- -D warnings
 	$(CARGO) test $(OTEL_PACKAGES) --test otel --test agent
