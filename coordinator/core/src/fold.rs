@@ -173,6 +173,7 @@ impl Core {
             fallback: trial.previous.clone().filter(|_| resume.is_some()),
             rendezvous: None,
             evaluated: false,
+            started_ms: time_ms,
             begun_ms: time_ms,
             heard_ms: time_ms,
             kills: false,

@@ -229,9 +229,10 @@ impl Core {
         self.references.counts().keys().map(String::as_str)
     }
 
-    /// When the oldest attempt that runs began, milliseconds since the Unix epoch.
+    /// When the oldest attempt that runs began by the log, milliseconds since the Unix epoch: whatever it stored and did not
+    /// report yet is younger, however often this process was restarted or stood still.
     pub fn oldest_attempt_ms(&self) -> Option<u64> {
-        self.current_attempts().map(|(_, _, gang)| gang.begun_ms).min()
+        self.current_attempts().map(|(_, _, gang)| gang.started_ms).min()
     }
 
     /// Whether any trial has an attempt: only then can an artifact be reported.

@@ -82,7 +82,10 @@ pub struct Gang {
     pub rendezvous: Option<Rendezvous>,
     /// The held-out fold is evaluated.
     pub evaluated: bool,
-    /// When it began, milliseconds since the Unix epoch; after a restart, when that was.
+    /// When it began by the log, milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// Since when its ranks have had time to start: its beginning, a restart of this process, later by the time in which
+    /// this process stood still. Not recorded.
     pub begun_ms: u64,
     /// When one of its ranks was last heard of; while it is stopped, when the workers were told. Not recorded.
     pub heard_ms: u64,

@@ -11,8 +11,8 @@
 //! # What is guaranteed, and checked after every round of the coordinator
 //!
 //! - **One attempt at a time.** When a rank starts, no rank of another attempt of its trial lives, except on workers
-//!   that the log has given up: a worker cut off by the network trains on until it hears, and nothing that it says
-//!   about that attempt is taken in.
+//!   that the log has given up: a worker cut off by the network trains on, or begins late with what it was told, until it
+//!   hears, and nothing that it says about that attempt is taken in.
 //! - **A slot holds one rank**, as its agent sees it. A gang starts whole, in distinct slots of the right device.
 //! - **What is recorded was said**, by that worker, about that attempt, and is recorded once. What is acknowledged is
 //!   recorded or about something that is over.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mtinet_core::{Command, Fact, Link, Phase, TrialState};
-use mtinet_domain::event::{Event, ReportId};
+use mtinet_domain::event::{Event, RankLoss, ReportId};
 use mtinet_domain::fleet::FleetEvent;
 use mtinet_domain::trial::{AttemptEnd, CheckpointRef, ProcessExit, RankAssignment, TrialStatus};
 use mtinet_domain::{AttemptId, Rank, StudyId, TrialId, WorkerId};
@@ -81,13 +81,8 @@ impl World<'_> {
             self.check_event(recorded.study, &recorded.event)?;
         }
         let fleet = self.coordinator.fleet_log[outcome.stored_fleet.clone()].to_vec();
-        let (lets_in, keeps_out): (Vec<_>, Vec<_>) = fleet.into_iter().partition(|event| {
-            matches!(event, FleetEvent::WorkerUndrained { .. } | FleetEvent::WorkerReadmitted { .. })
-        });
-        for event in &lets_in {
-            self.check_fleet_event(event, outcome.crashed)?;
-        }
-        for event in &keeps_out {
+        // In their own order: what sets a worker aside may turn out in the same round to be a study's fault.
+        for event in &fleet {
             self.check_fleet_event(event, outcome.crashed)?;
         }
         // Handlers decide about workers first and about trials at their end.
@@ -171,10 +166,13 @@ impl World<'_> {
         ensure(taken.is_none(), || {
             format!("{id} slot {} is given to {} and held by {taken:?}", start.slot, start.attempt)
         })?;
+        // A worker that stood still finds, when it goes on, what it was told before it was given up. What comes of that is
+        // not taken in, and it is told to stop it when it is back.
+        let too_late = self.ledger.given_up.contains(&(start.attempt, start.rank));
         for agent in &self.agents {
             for key in agent.processes.keys().filter(|(attempt, _)| attempt.trial == start.attempt.trial) {
                 let same = key.0 == start.attempt;
-                ensure(same || self.ledger.given_up.contains(key), || {
+                ensure(same || too_late || self.ledger.given_up.contains(key), || {
                     format!("{} starts while rank {} of {} lives", start.attempt, key.1, key.0)
                 })?;
             }
@@ -259,11 +257,11 @@ impl World<'_> {
                 self.ledger.checkpoints.insert(id.trial, checkpoint.clone());
             }
             (Event::RankExited { rank, .. }, Some(id)) => drop(self.ledger.exited.insert((id, *rank))),
-            (Event::RankLost { rank, worker, reason, .. }, Some(id)) => {
-                self.check_lost(worker, reason)?;
+            (Event::RankLost { rank, worker, how, .. }, Some(id)) => {
+                self.check_lost(worker, *how)?;
                 self.ledger.given_up.insert((id, *rank));
                 // One whose process does not go is given up while its worker is well: that says nothing about the end.
-                if !reason.contains("was to be killed") {
+                if *how != Some(RankLoss::Unkillable) {
                     self.ledger.bereft.insert(id);
                 }
             }
@@ -314,8 +312,8 @@ impl World<'_> {
     }
 
     /// A worker is given up only after a lease of silence, and after a restart only after the grace.
-    fn check_lost(&self, worker: &WorkerId, reason: &str) -> Checked {
-        if !reason.starts_with("silent") {
+    fn check_lost(&self, worker: &WorkerId, how: Option<RankLoss>) -> Checked {
+        if how != Some(RankLoss::Silence) {
             return Ok(());
         }
         let heard = self.ledger.heard.get(worker).copied().unwrap_or(0);

@@ -171,6 +171,7 @@ fn failure(message: &str) -> AttemptEnd {
         exit: ProcessExit::Signal(9),
         step: Some(4),
         message: message.into(),
+        hang: None,
     })
 }
 

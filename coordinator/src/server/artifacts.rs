@@ -113,8 +113,8 @@ impl Artifacts {
         // Where the system does not say, the disk does, in time.
         let Ok(disk) = statvfs(&*self.dir) else { return Ok(()) };
         let free = disk.blocks_available() * disk.fragment_size();
-        let reserve = RESERVE_BYTES.min(disk.blocks() * disk.fragment_size() / 50);
-        if free.saturating_sub(reserve) < bytes {
+        let reserve = reserve(disk.blocks() * disk.fragment_size());
+        if !has_room(free, reserve, bytes) {
             tracing::warn!(%dir, free, bytes, "the disk is nearly full: refusing files until there is room");
             return Err(Status::unavailable(format!(
                 "the disk of the coordinator is nearly full: {free} bytes are free in {dir}, {reserve} of them kept for \
@@ -196,6 +196,16 @@ impl Artifacts {
         self.store.delete(&file.at).await.map_err(failed("delete", &file.hash))?;
         Ok(true)
     }
+}
+
+/// What files leave of a disk of `total` bytes.
+fn reserve(total: u64) -> u64 {
+    RESERVE_BYTES.min(total / 50)
+}
+
+/// Whether so many bytes fit onto what is free without what is kept.
+fn has_room(free: u64, reserve: u64, bytes: u64) -> bool {
+    free.saturating_sub(reserve) >= bytes
 }
 
 /// Where a local store keeps a file.
@@ -315,5 +325,39 @@ fn failed(doing: &'static str, hash: &str) -> impl FnOnce(object_store::Error) -
     move |error| {
         tracing::error!(%error, artifact = hash, "could not {doing} an artifact");
         Status::unavailable(format!("the artifact store could not {doing} {hash}: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn files_leave_a_gibibyte_or_a_fiftieth_of_a_small_disk() {
+        assert_eq!((reserve(500 * GIB), reserve(50 * GIB), reserve(10 * GIB)), (GIB, GIB, 10 * GIB / 50));
+        assert!(has_room(3 * GIB, GIB, 2 * GIB), "to the last byte");
+        assert!(!has_room(3 * GIB, GIB, 2 * GIB + 1));
+        // The log may have used up what is kept for it.
+        assert!(!has_room(GIB / 2, GIB, 1));
+        assert!(has_room(GIB / 2, GIB, 0), "nothing always fits");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_would_fill_the_disk_is_refused_before_its_first_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::local(dir.path()).unwrap();
+        let artifact = ArtifactRef { blake3: "0".repeat(64), bytes: u64::MAX };
+        let refused = artifacts.put(artifact).await.unwrap_err();
+        // Agents try again after this code, and only after this code.
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        assert!(refused.message().contains("kept for the event log"), "{refused}");
+        assert!(refused.message().contains(&dir.path().display().to_string()), "{refused}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was begun");
+        let small = ArtifactRef { blake3: blake3::hash(b"x").to_hex().to_string(), bytes: 1 };
+        let mut incoming = artifacts.put(small.clone()).await.unwrap();
+        incoming.write(b"x").await.unwrap();
+        assert_eq!(incoming.finish().await.unwrap(), small);
     }
 }

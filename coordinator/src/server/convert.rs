@@ -175,3 +175,38 @@ pub fn welcome(last_seq: u64) -> v1::CoordinatorMessage {
 pub fn ack(seq: u64) -> v1::CoordinatorMessage {
     v1::CoordinatorMessage { message: Some(coordinator_message::Message::Ack(v1::Ack { seq })) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn introduction(name: &str, slots: usize) -> v1::Hello {
+        let device = Some(v1::Device { kind: v1::device::Kind::Cpu.into(), index: 0 });
+        let slots = (0..).take(slots).map(|index| v1::Slot { index, device }).collect();
+        v1::Hello { worker_id: "w.0".into(), name: name.into(), slots, ..v1::Hello::default() }
+    }
+
+    #[test]
+    fn what_an_agent_says_of_itself_is_bounded() {
+        let longest = "n".repeat(MOST_NAME_BYTES);
+        let taken = hello(introduction(&longest, MOST_SLOTS)).unwrap();
+        assert_eq!((taken.name.as_str(), taken.slots.len()), (longest.as_str(), MOST_SLOTS));
+        assert!(hello(introduction("", 0)).is_ok(), "it may say nothing");
+        let refused = |name: &str, slots| hello(introduction(name, slots)).unwrap_err().to_string();
+        assert!(refused(&format!("{longest}n"), 1).contains("name"));
+        // They would move the cursor in the terminal of whoever lists workers.
+        assert!(refused("box\u{1b}[2J", 1).contains("control characters"));
+        assert!(refused("box", MOST_SLOTS + 1).contains("slots"));
+    }
+
+    #[test]
+    fn numbers_that_the_log_cannot_count_and_hosts_that_are_none_are_refused() {
+        assert!(!is_report_number(0) && is_report_number(1));
+        assert!(is_report_number(i64::MAX.unsigned_abs()) && !is_report_number(i64::MAX.unsigned_abs() + 1));
+        let ready = |host: String, port| rendezvous(v1::RendezvousReady { host, port });
+        assert!(ready("h".repeat(MAX_HOST_BYTES), 65_535).is_ok());
+        for (host, port) in [(String::new(), 1), ("h".repeat(MAX_HOST_BYTES + 1), 1), ("h".into(), 65_536)] {
+            assert!(ready(host, port).is_err());
+        }
+    }
+}

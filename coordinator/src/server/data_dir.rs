@@ -64,3 +64,34 @@ impl DataDir {
         self.path.join(LOGS)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_data_directory_that_is_made_is_its_owner_s_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runs").join("data");
+        let held = DataDir::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert!(matches!(DataDir::open(&path), Err(ServerError::InUse { .. })));
+        drop(held);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn the_mode_of_one_that_is_there_is_its_owner_s_to_choose() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o750)).unwrap();
+        let _held = DataDir::open(dir.path()).unwrap();
+        assert_eq!(mode(dir.path()), 0o750);
+    }
+}

@@ -2,8 +2,9 @@
 //! came, checkpoints of trials that will never go on, what an interrupted upload left.
 //!
 //! Mark and sweep: the scheduler's references are the mark. A file younger than [`AGE`], or than an attempt that runs,
-//! stays, because its report may be on the way: the results of a trial are reported when the last of them is stored. And a coordinator that found running attempts in its log waits that long before the first sweep, because
-//! agents that were away may yet report what they stored long ago.
+//! stays, because its report may be on the way: the results of a trial are reported when the last of them is stored. And a
+//! coordinator that found running attempts in its log waits that long before the first sweep, because agents that were
+//! away may yet report what they stored long ago.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,8 +47,7 @@ pub async fn run(artifacts: Artifacts, driver: Handle, stop: CancellationToken) 
         }
         let Ok(oldest) = driver.look(|core, _| core.oldest_attempt_ms()).await else { return };
         let oldest = oldest.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
-        let before = guard.map_or(began, |age| SystemTime::now() - age);
-        let before = oldest.map_or(before, |oldest| before.min(oldest));
+        let before = limit(guard.map_or(began, |age| SystemTime::now() - age), oldest);
         match sweep(&artifacts, &driver, before).await {
             Ok(Swept { files: 0, .. }) => {}
             Ok(Swept { files, bytes }) => {
@@ -57,6 +57,11 @@ pub async fn run(artifacts: Artifacts, driver: Handle, stop: CancellationToken) 
         }
         (pause, guard) = (EVERY, Some(AGE));
     }
+}
+
+/// Up to when files count as forgotten: what an attempt that runs has stored may yet be reported, however long ago.
+fn limit(before: SystemTime, oldest_attempt: Option<SystemTime>) -> SystemTime {
+    oldest_attempt.map_or(before, |oldest| before.min(oldest))
 }
 
 /// Removes files that were stored before a time and that nothing refers to.
@@ -82,4 +87,19 @@ pub async fn sweep(
         }
     }
     Ok(swept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_younger_than_a_running_attempt_is_looked_at() {
+        let now = UNIX_EPOCH + 100 * AGE;
+        let before = now - AGE;
+        assert_eq!(limit(before, None), before);
+        assert_eq!(limit(before, Some(now)), before, "a young attempt protects nothing that is old");
+        let old = now - 7 * AGE;
+        assert_eq!(limit(before, Some(old)), old, "an old one protects all that it may have stored");
+    }
 }

@@ -132,8 +132,11 @@ pub enum Event {
         rank: Rank,
         /// The worker that held it.
         worker: WorkerId,
-        /// How that was noticed.
+        /// How that was noticed, in words.
         reason: String,
+        /// How that was noticed; absent in events of releases that said it in words alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        how: Option<RankLoss>,
     },
     /// The ranks of an attempt that are left are told to stop; when all are over it will have ended so.
     AttemptStopping {
@@ -203,6 +206,18 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     },
+}
+
+/// How it was noticed that a rank is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankLoss {
+    /// Its worker was silent for longer than its lease.
+    Silence,
+    /// Its worker came back and does not know it.
+    Forgotten,
+    /// Its process was to be killed and does not go; its worker is well.
+    Unkillable,
 }
 
 /// Identifies a worker's report, so that it is applied exactly once.
@@ -339,6 +354,7 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trial::FailureCause;
 
     #[test]
     fn events_that_earlier_releases_stored_read_back() {
@@ -355,6 +371,31 @@ mod tests {
                     attempt: AttemptNumber(1),
                     end: AttemptEnd::Cancelled,
                     retry_at_ms: None,
+                },
+            ),
+            (
+                r#"{"type":"rank_lost","trial":"mti-net/0/0","attempt":1,"rank":1,"worker":"w","reason":"silent"}"#,
+                Event::RankLost {
+                    trial: "mti-net/0/0".parse().unwrap(),
+                    attempt: AttemptNumber(1),
+                    rank: Rank(1),
+                    worker: WorkerId("w".into()),
+                    reason: "silent".into(),
+                    how: None,
+                },
+            ),
+            (
+                r#"{"type":"attempt_stopping","trial":"mti-net/0/0","attempt":1,"end":{"end":"failed","rank":0,"exit":{"how":"code","value":1},"step":null,"message":"timed out"}}"#,
+                Event::AttemptStopping {
+                    trial: "mti-net/0/0".parse().unwrap(),
+                    attempt: AttemptNumber(1),
+                    end: AttemptEnd::Failed(FailureCause {
+                        rank: Some(Rank(0)),
+                        exit: ProcessExit::Code(1),
+                        step: None,
+                        message: "timed out".into(),
+                        hang: None,
+                    }),
                 },
             ),
         ];

@@ -103,6 +103,19 @@ pub struct FailureCause {
     pub step: Option<u64>,
     /// Its own words: the error it reported, or the end of its log.
     pub message: String,
+    /// Where the gang hung: whether it is known which rank did not arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hang: Option<Hang>,
+}
+
+/// Who did not arrive, of a gang that waited in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hang {
+    /// The rank of the cause is the first that others waited for.
+    Named,
+    /// The rank of the cause waited, and does not know for whom.
+    Unnamed,
 }
 
 /// How a process ended, as the operating system tells it.

@@ -2,6 +2,8 @@
 
 use mtinet_domain::event::Event;
 use mtinet_domain::trial::ProcessExit;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::scene::{Scene, Worker};
 use super::{Case, Outcome, Report};
@@ -18,35 +20,24 @@ pub const KILLS: Case = Case {
 
 const TIMES: u64 = 20;
 
-/// SplitMix64 (Steele, Lea and Flood 2014): the same draws from the same seed, everywhere.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
-
 fn kills(report: &mut Report) -> Outcome {
     let study = Study::grid();
-    let mut draw = Draw(report.seed);
+    let mut chance = ChaCha8Rng::seed_from_u64(report.seed);
+    let mut below = |bound: u64| chance.next_u64() % bound;
     report.say(format_args!("seed {}", report.seed));
     let mut scene = Scene::new();
     let mut workers = vec![scene.worker("a"), scene.worker("b")];
     let id = scene.cluster.submit(&study.file());
     let (mut killed, mut trainers) = (0, 0);
     while killed < TIMES {
-        for _ in 0..=draw.below(4) {
+        for _ in 0..=below(4) {
             scene.wait_for_progress(id);
         }
         let over = scene.cluster.events(id);
         let over = over.iter().any(|recorded| matches!(recorded.event, Event::StudyFinished { .. }));
         assert!(!over, "the study ended after {killed} kills");
-        let which = draw.below(2) as usize;
-        let victim = match draw.below(5) {
+        let which = below(2) as usize;
+        let victim = match below(5) {
             0 => {
                 scene.cluster.kill_coordinator();
                 scene.cluster.start_coordinator();

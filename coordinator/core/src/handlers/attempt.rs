@@ -1,11 +1,10 @@
 //! How attempts end: one path for failures, lost workers and cancellation.
 
 use mtinet_domain::event::Event;
-use mtinet_domain::trial::{AttemptEnd, FailureCause, ProcessExit};
+use mtinet_domain::trial::{AttemptEnd, FailureCause, Hang, ProcessExit};
 use mtinet_domain::{AttemptId, Rank, WorkerId};
 
 use crate::effects::{Command, Effects};
-use crate::handlers::watch::waited_in_vain;
 use crate::retry::{Verdict, describe_end, verdict};
 use crate::state::Core;
 use crate::trial::{Gang, Phase, TrialState};
@@ -62,7 +61,7 @@ impl Core {
             AttemptEnd::Paused | AttemptEnd::Drained { .. } | AttemptEnd::Widened => {
                 self.config.pause_grace_ms
             }
-            AttemptEnd::Failed(cause) if waited_in_vain(cause) => self.config.hang_grace_ms,
+            AttemptEnd::Failed(cause) if cause.hang == Some(Hang::Unnamed) => self.config.hang_grace_ms,
             _ => 0,
         }
     }
@@ -88,6 +87,7 @@ impl Core {
                     exit: ProcessExit::Code(0),
                     step: None,
                     message: "all ranks finished but none reported an evaluation".into(),
+                    hang: None,
                 })
             };
             self.stop(now_ms, id, end, effects);
@@ -191,6 +191,7 @@ fn counted(end: AttemptEnd) -> AttemptEnd {
             exit: ProcessExit::NotStarted,
             step: None,
             message: reason,
+            hang: None,
         }),
         end => end,
     }

@@ -1,11 +1,12 @@
 //! What ranks report, each report taken in exactly once.
 
 use mtinet_domain::event::{Event, ReportId};
-use mtinet_domain::trial::{FailureCause, ProcessExit};
+use mtinet_domain::trial::{FailureCause, Hang, ProcessExit};
 use mtinet_domain::{Rank, WorkerId};
 
 use crate::effects::{Command, Effects};
 use crate::fact::{Fact, Report};
+use crate::handlers::watch::waited_in_vain;
 use crate::pool::Link;
 use crate::state::Core;
 use crate::trial::{Phase, TrialState};
@@ -150,5 +151,6 @@ fn failure(
     } else {
         message
     };
-    Some(FailureCause { rank: Some(rank), exit, step, message: message.to_owned() })
+    let hang = waited_in_vain(exit, message).then_some(Hang::Unnamed);
+    Some(FailureCause { rank: Some(rank), exit, step, message: message.to_owned(), hang })
 }

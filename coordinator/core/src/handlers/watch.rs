@@ -2,8 +2,8 @@
 //!
 //! Trainers notice a peer that hangs by their watchdog; here is what they cannot notice themselves.
 
-use mtinet_domain::event::Event;
-use mtinet_domain::trial::{AttemptEnd, FailureCause, Placement, ProcessExit};
+use mtinet_domain::event::{Event, RankLoss};
+use mtinet_domain::trial::{AttemptEnd, FailureCause, Hang, Placement, ProcessExit};
 use mtinet_domain::{AttemptId, Rank};
 
 use crate::effects::Effects;
@@ -89,7 +89,8 @@ impl Core {
         for Placement { rank, worker, slot, .. } in left {
             let reason = format!("its process was to be killed and is not gone after {seconds} s");
             let (trial, attempt) = (id.trial.key, id.number);
-            let event = Event::RankLost { trial, attempt, rank, worker: worker.clone(), reason };
+            let how = Some(RankLoss::Unkillable);
+            let event = Event::RankLost { trial, attempt, rank, worker: worker.clone(), reason, how };
             self.record(now_ms, effects, id.trial.study, event);
             self.occupy(&worker, Held { attempt: id, rank }, slot);
         }
@@ -135,6 +136,7 @@ impl Core {
                     others.len(),
                     gang.ranks.len()
                 ),
+                hang: None,
             },
             None => FailureCause {
                 rank: others.first().map(|rank| rank.placement.rank),
@@ -144,6 +146,7 @@ impl Core {
                     "no word from the attempt for {} s: it hangs and was killed",
                     self.config.stall_limit_ms / 1000
                 ),
+                hang: None,
             },
         }
     }
@@ -152,7 +155,7 @@ impl Core {
     /// attempt, as the one that had to be killed.
     pub(crate) fn name_the_silent(&self, id: AttemptId, end: AttemptEnd) -> AttemptEnd {
         let AttemptEnd::Failed(cause) = &end else { return end };
-        let Some(gang) = self.gang(id).filter(|_| waited_in_vain(cause)) else { return end };
+        let Some(gang) = self.gang(id).filter(|_| cause.hang == Some(Hang::Unnamed)) else { return end };
         let killed = |rank: &&RankState| rank.exit == Some(ProcessExit::Signal(SIGKILL));
         let silent: Vec<&RankState> =
             gang.ranks.iter().filter(killed).filter(|rank| Some(rank.placement.rank) != cause.rank).collect();
@@ -167,6 +170,7 @@ impl Core {
                 names(&silent),
                 cause.message
             ),
+            hang: Some(Hang::Named),
         })
     }
 
@@ -182,7 +186,7 @@ impl Core {
         let Some(first) = missing.first() else { return cause };
         let teller = cause.rank.map_or_else(|| "another".to_owned(), |rank| format!("rank {rank}"));
         let message = format!("{} ({} was missed by {teller})", cause.message, names(&missing));
-        FailureCause { rank: Some(first.placement.rank), message, ..cause }
+        FailureCause { rank: Some(first.placement.rank), message, hang: Some(Hang::Named), ..cause }
     }
 
     /// Takes in a sign of life of an attempt.
@@ -195,16 +199,13 @@ impl Core {
     }
 }
 
-/// Whether a rank failed because a peer did not answer in time, by the words of libtorch and of our shim.
-pub(crate) fn waited_in_vain(cause: &FailureCause) -> bool {
-    let message = cause.message.to_lowercase();
-    // The trainers' watchdog says it in its own words, and names the rank.
-    let named = message.contains("did not arrive");
-    matches!(cause.exit, ProcessExit::Code(_))
-        && !named
-        && ["timed out", "timeout", "no answer from a peer in time"]
-            .iter()
-            .any(|words| message.contains(words))
+/// Whether a rank failed because a peer did not answer in time, by the words of libtorch and of our shim: a process that
+/// ends in the middle of a collective has nothing else to say it with. Asked once, when the end is taken in; from then on
+/// [`FailureCause::hang`] says it.
+pub(crate) fn waited_in_vain(exit: ProcessExit, message: &str) -> bool {
+    let message = message.to_lowercase();
+    let words = ["timed out", "timeout", "no answer from a peer in time"];
+    matches!(exit, ProcessExit::Code(_)) && words.iter().any(|word| message.contains(word))
 }
 
 fn names(ranks: &[&RankState]) -> String {

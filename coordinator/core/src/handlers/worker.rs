@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mtinet_domain::event::Event;
+use mtinet_domain::event::{Event, RankLoss};
 use mtinet_domain::trial::AttemptEnd;
 use mtinet_domain::{AttemptId, SlotIndex, WorkerId};
 
@@ -44,7 +44,8 @@ impl Core {
                 self.send_stop(held.attempt, worker.clone(), &mut effects);
             }
         }
-        self.lose_ranks(now_ms, &worker, &lost, "it came back without the rank", &mut effects);
+        let how = (RankLoss::Forgotten, "it came back without the rank");
+        self.lose_ranks(now_ms, &worker, &lost, how, &mut effects);
         if self.marks.get(&worker).is_some_and(|mark| mark.drained) {
             // The drain may have been recorded and what follows from it not.
             self.vacate(now_ms, &worker, &mut effects);
@@ -136,7 +137,7 @@ impl Core {
         self.pool.change(id, |worker| worker.link = Link::Lost);
         effects.cut.push(id.clone());
         let reason = format!("silent for {:.1} s", silent_ms as f64 / 1000.0);
-        self.lose_ranks(now_ms, id, &held, &reason, effects);
+        self.lose_ranks(now_ms, id, &held, (RankLoss::Silence, reason.as_str()), effects);
         // What a former attempt left there is of no interest until the worker is back and says what runs.
         self.pool.change(id, |worker| worker.slots.values_mut().for_each(|slot| slot.held = None));
         self.undecided = true;
@@ -148,7 +149,7 @@ impl Core {
         now_ms: u64,
         worker: &WorkerId,
         ranks: &[Held],
-        reason: &str,
+        (how, reason): (RankLoss, &str),
         effects: &mut Effects,
     ) {
         for Held { attempt, rank } in ranks {
@@ -158,6 +159,7 @@ impl Core {
                 rank: *rank,
                 worker: worker.clone(),
                 reason: reason.to_owned(),
+                how: Some(how),
             };
             self.record(now_ms, effects, attempt.trial.study, event);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mtinet_domain::WorkerId;
-use mtinet_domain::event::{Event, Recorded};
+use mtinet_domain::event::{Event, RankLoss, Recorded};
 use mtinet_domain::trial::{AttemptEnd, ProcessExit};
 
 use super::env::{STOPPED, TestEnv};
@@ -27,9 +27,7 @@ impl TestEnv {
 fn check_end(end: &AttemptEnd, events: &[&Event]) {
     let loser = |event: &&Event| match event {
         // One whose process does not go is given up while its worker is well.
-        Event::RankLost { worker, reason, .. } if !reason.contains("was to be killed") => {
-            Some(worker.clone())
-        }
+        Event::RankLost { worker, how, .. } if *how != Some(RankLoss::Unkillable) => Some(worker.clone()),
         _ => None,
     };
     let losers: BTreeSet<WorkerId> = events.iter().filter_map(loser).collect();

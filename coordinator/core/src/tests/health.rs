@@ -1,20 +1,12 @@
 //! Workers on which attempts keep failing, ranks that do not arrive, and the tail of a study.
 
-use mtinet_domain::event::Event;
+use mtinet_domain::event::{Event, RankLoss};
 use mtinet_domain::fleet::FleetEvent;
-use mtinet_domain::trial::{AttemptEnd, ProcessExit, TrialStatus};
+use mtinet_domain::trial::{AttemptEnd, Hang, ProcessExit, TrialStatus};
 use mtinet_domain::{AttemptId, AttemptNumber, Rank, SlotIndex, TrialId, WorkerId};
 
 use super::env::{TestEnv, checkpoint, metrics, trial};
 use crate::{Command, Fact, Request, WaitReason};
-
-fn last_end(env: &TestEnv) -> AttemptEnd {
-    let ends = env.log.iter().rev().find_map(|recorded| match &recorded.event {
-        Event::AttemptEnded { end, .. } => Some(end.clone()),
-        _ => None,
-    });
-    ends.expect("an attempt ended")
-}
 
 fn on(env: &TestEnv, worker: &WorkerId) -> Vec<TrialId> {
     env.running().into_iter().filter(|id| env.at(*id, 0).0 == *worker).collect()
@@ -59,7 +51,7 @@ fn a_trial_waits_for_another_worker_and_leaves_this_one_to_others() {
     env.join_cpus("good", 1);
     let failed = on(&env, &bad)[0];
     env.rank_fails(failed, 0, ProcessExit::NotStarted, "no data set here");
-    assert!(matches!(last_end(&env), AttemptEnd::Unfit { worker, .. } if worker == bad));
+    assert!(matches!(env.last_end(), AttemptEnd::Unfit { worker, .. } if worker == bad));
     let reason = env.reason(failed).unwrap();
     assert!(matches!(reason, WaitReason::Elsewhere { needed: 1, total: 1, .. }), "{reason:?}");
     assert_eq!(on(&env, &bad), [trial(study, "unet/0/0")], "those behind it use the slot");
@@ -130,7 +122,7 @@ fn one_worker_alone_cannot_use_up_a_trial() {
         env.rank_fails(failed, 0, ProcessExit::Code(1), "device error");
         env.advance(250);
     }
-    assert_eq!(env.status(failed), TrialStatus::Waiting, "{:?}", last_end(&env));
+    assert_eq!(env.status(failed), TrialStatus::Waiting, "{:?}", env.last_end());
     env.complete(other);
     assert_eq!(env.at(failed, 0).0, good);
     env.complete(failed);
@@ -139,49 +131,41 @@ fn one_worker_alone_cannot_use_up_a_trial() {
 
 #[test]
 fn a_rank_that_does_not_start_in_time_is_named() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
-    env.join_cpus("a", 1);
-    env.join_cpus("b", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, _, head) = TestEnv::gang_of_two();
     env.rank_reports(head, 0, Fact::Started);
     let late = env.at(head, 1).0;
     env.advance(3_600_000);
-    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    let AttemptEnd::Failed(cause) = env.last_end() else { panic!("{:?}", env.last_end()) };
     assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::NotStarted));
     assert!(cause.message.contains(&format!("rank 1 on worker {late} did not start")), "{}", cause.message);
 }
 
 #[test]
 fn where_ranks_wait_in_vain_the_one_that_had_to_be_killed_is_the_cause() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
-    env.join_cpus("a", 1);
-    env.join_cpus("b", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, _, head) = TestEnv::gang_of_two();
     let hung = env.at(head, 1).0;
     let words = "all_reduce: no answer from a peer in time: Timed out waiting 600000ms";
     env.rank_fails(head, 0, ProcessExit::Code(1), words);
     let patient = |command: &Command| matches!(command, Command::StopAttempt { grace_ms: 1.., .. });
     assert!(env.agents[&hung].told.iter().any(patient), "time to say the same: {:?}", env.agents[&hung].told);
-    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    let AttemptEnd::Failed(cause) = env.last_end() else { panic!("{:?}", env.last_end()) };
     assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::Signal(9)));
+    assert_eq!(cause.hang, Some(Hang::Named));
     assert!(cause.message.contains("did not arrive") && cause.message.contains(words), "{}", cause.message);
 }
 
 #[test]
 fn a_rank_that_another_missed_is_to_blame_and_its_worker_with_it() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
-    env.join_cpus("a", 1);
-    env.join_cpus("b", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, _, head) = TestEnv::gang_of_two();
     let hung = env.at(head, 1).0;
     env.rank_misses(head, 0, "rank 1 did not arrive in step 7 (worker.hang_timeout)", &[Rank(1)]);
     let at_once = |command: &Command| matches!(command, Command::StopAttempt { grace_ms: 0, .. });
     assert!(env.agents[&hung].told.iter().any(at_once), "nobody has to say it again");
-    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
-    assert_eq!((cause.rank, cause.exit), (Some(Rank(1)), ProcessExit::Code(1)));
+    let AttemptEnd::Failed(cause) = env.last_end() else { panic!("{:?}", env.last_end()) };
+    assert_eq!(
+        (cause.rank, cause.exit, cause.hang),
+        (Some(Rank(1)), ProcessExit::Code(1), Some(Hang::Named))
+    );
     let told = format!("(rank 1 on worker {hung} was missed by rank 0)");
     assert!(cause.message.ends_with(&told), "{}", cause.message);
     let failed_on: Vec<_> = env.core.trial(head).unwrap().failed_on.iter().collect();
@@ -202,8 +186,13 @@ fn a_process_that_does_not_go_holds_its_slot_but_not_its_trial() {
     env.advance(59_000);
     assert_eq!(env.status(head), TrialStatus::Stopping);
     env.advance(2000);
-    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    let AttemptEnd::Failed(cause) = env.last_end() else { panic!("{:?}", env.last_end()) };
     assert_eq!(cause.rank, Some(Rank(lost)), "the true cause stays");
+    let given_up = env.log.iter().find_map(|recorded| match &recorded.event {
+        Event::RankLost { how, .. } => *how,
+        _ => None,
+    });
+    assert_eq!(given_up, Some(RankLoss::Unkillable), "nothing is said against its worker");
     // It is still there, so that nothing else is put into its slot.
     env.join_cpus("c", 1);
     env.advance(60_000);
@@ -218,10 +207,7 @@ fn a_process_that_does_not_go_holds_its_slot_but_not_its_trial() {
 
 #[test]
 fn what_had_time_to_save_and_did_not_end_is_killed_then_given_up() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let stuck = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, stuck, head) = TestEnv::one_slot("");
     env.agents.get_mut(&stuck).unwrap().unkillable = true;
     env.request(&Request::PauseStudy(study)).unwrap();
     let graces = |env: &TestEnv| -> Vec<u32> {
@@ -240,16 +226,13 @@ fn what_had_time_to_save_and_did_not_end_is_killed_then_given_up() {
     env.restart(true);
     env.connect(&stuck);
     env.advance(700_000);
-    assert_eq!(last_end(&env), AttemptEnd::Paused);
+    assert_eq!(env.last_end(), AttemptEnd::Paused);
     assert_eq!(env.status(head), TrialStatus::Waiting);
 }
 
 #[test]
 fn an_attempt_without_a_word_is_ended() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, _, _, head) = TestEnv::one_slot("");
     env.rank_reports(head, 0, metrics(3));
     env.advance(7_199_000);
     assert_eq!(env.core.trial(head).unwrap().attempts, 1);
@@ -260,7 +243,7 @@ fn an_attempt_without_a_word_is_ended() {
     env.core.on_working(env.now, &worker, AttemptId { number: AttemptNumber(7), ..attempt });
     assert_eq!(env.core.trial(head).unwrap().attempts, 1);
     env.advance(2000);
-    let AttemptEnd::Failed(cause) = last_end(&env) else { panic!("{:?}", last_end(&env)) };
+    let AttemptEnd::Failed(cause) = env.last_end() else { panic!("{:?}", env.last_end()) };
     assert!(cause.message.contains("hangs") && cause.step == Some(3), "{cause:?}");
 }
 
@@ -277,8 +260,37 @@ fn the_last_trial_goes_on_with_more_ranks() {
     env.complete(head);
     env.advance(500);
     assert_eq!((env.width(last), env.core.trial(last).unwrap().failures), (2, 0));
-    assert_eq!(last_end(&env), AttemptEnd::Widened);
+    assert_eq!(env.last_end(), AttemptEnd::Widened);
     let (a, attempt) = env.at(last, 0);
     assert_eq!(env.agents[&a].processes[&(attempt, Rank(0))].resume, Some(checkpoint(5, "c5")));
     env.restart(true);
+}
+
+#[test]
+fn attempts_are_widened_one_after_the_other_and_the_oldest_first() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 4\n[retry]\nbackoff = 0\n");
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let (head, last) = (trial(study, "mti-net/0/0"), trial(study, "unet/0/0"));
+    // The first of the study is now the younger attempt.
+    env.advance(1000);
+    env.rank_fails(head, 0, ProcessExit::Code(1), "a failure");
+    env.advance(1000);
+    for id in [head, last] {
+        env.rank_reports(id, 0, Fact::Checkpoint(checkpoint(5, &format!("c5 of {id}"))));
+    }
+    env.advance(70_000);
+    assert_eq!((env.width(head), env.width(last)), (1, 1), "nothing is spare");
+    let before = env.log.len();
+    env.join_cpus("c", 4);
+    env.advance(500);
+    let told = env.log[before..].iter().filter_map(|recorded| match &recorded.event {
+        Event::AttemptStopping { trial, end: AttemptEnd::Widened, .. } => Some((*trial, "stops")),
+        Event::AttemptStarted { trial, .. } => Some((*trial, "starts")),
+        _ => None,
+    });
+    let expected = [(last.key, "stops"), (last.key, "starts"), (head.key, "stops"), (head.key, "starts")];
+    assert_eq!(told.take(4).collect::<Vec<_>>(), expected);
+    assert!(env.width(head) > 1 && env.width(last) > 1);
 }

@@ -9,10 +9,7 @@ use crate::{Command, Fact, Link, WaitReason};
 
 #[test]
 fn a_dropped_session_is_no_loss_and_silence_is() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, _, a, head) = TestEnv::one_slot("");
     env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(5, "c5")));
     env.kill(&a);
     env.advance(LEASE_MS - 500);
@@ -51,10 +48,7 @@ fn a_lost_worker_stops_the_ranks_elsewhere_before_the_trial_is_started_again() {
 
 #[test]
 fn a_worker_that_was_given_up_comes_back_without_its_ranks() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, a, head) = TestEnv::one_slot("");
     let (_, first) = env.at(head, 0);
     env.cut(&a);
     let b = env.join_cpus("b", 1);
@@ -75,10 +69,7 @@ fn a_worker_that_was_given_up_comes_back_without_its_ranks() {
 
 #[test]
 fn running_ranks_are_adopted_after_a_restart() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, a, head) = TestEnv::one_slot("");
     env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(5, "c5")));
     env.restart(false);
     let (_, attempt) = env.at(head, 0);
@@ -125,10 +116,7 @@ fn a_start_command_that_was_lost_is_sent_again() {
 
 #[test]
 fn a_rank_that_its_worker_forgot_is_lost() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, _, a, head) = TestEnv::one_slot("");
     env.rank_reports(head, 0, Fact::Started);
     env.agents.get_mut(&a).unwrap().processes.clear();
     env.cut(&a);
@@ -183,10 +171,7 @@ fn a_coordinator_that_is_slow_all_the_time_still_loses_a_dead_worker() {
 
 #[test]
 fn a_pause_that_a_wrong_clock_wrote_does_not_outlast_a_restart() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, a, head) = TestEnv::one_slot("");
     let right = env.now;
     env.now += 24 * 3_600_000;
     env.rank_fails(head, 0, ProcessExit::Code(1), "loss is nan");
@@ -208,4 +193,37 @@ fn a_log_that_does_not_fit_together_is_refused() {
     assert!(error.to_string().contains("mti-net/0/0"), "{error}");
     core.apply(&env.log[0]).unwrap();
     assert!(core.apply(&env.log[0]).is_err());
+}
+
+#[test]
+fn an_attempt_is_as_old_as_the_log_says_whatever_this_process_went_through() {
+    let (mut env, _, a, head) = TestEnv::one_slot("");
+    assert_eq!(env.core.oldest_attempt_ms(), Some(env.now));
+    let begun = env.now;
+    env.advance(5000);
+    // It is suspended, then killed: neither makes what was stored meanwhile older than the attempt.
+    env.now += 60_000;
+    let effects = env.core.on_tick(env.now);
+    env.perform(effects);
+    assert_eq!(env.core.oldest_attempt_ms(), Some(begun));
+    env.restart(true);
+    assert_eq!(env.core.oldest_attempt_ms(), Some(begun));
+    env.connect(&a);
+    env.complete(head);
+    assert!(env.core.oldest_attempt_ms() > Some(begun), "the next trial's");
+}
+
+#[test]
+fn a_restart_leaves_what_was_let_go_of_alone() {
+    let (mut env, _, a, head) = TestEnv::one_slot("");
+    for step in [10, 20, 30] {
+        env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(step, &format!("c{step}"))));
+    }
+    assert_eq!(env.discarded.iter().collect::<Vec<_>>(), ["c10"]);
+    env.restart(true);
+    env.connect(&a);
+    assert_eq!(env.discarded.len(), 1, "the newest and the one before stay: {:?}", env.discarded);
+    env.complete(head);
+    assert_eq!(env.discarded.iter().collect::<Vec<_>>(), ["c10", "c20", "c30"]);
+    env.restart(true);
 }

@@ -10,10 +10,7 @@ const ALL: Vec<mtinet_domain::TrialKey> = Vec::new();
 
 #[test]
 fn a_paused_study_saves_stops_and_goes_on_from_there() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, a, head) = TestEnv::one_slot("");
     env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(5, "c5")));
     assert_eq!(env.request(&Request::PauseStudy(study)), Ok(1));
     let told = env.agents[&a].told.last().cloned();
@@ -43,10 +40,7 @@ fn others_use_the_slots_of_a_paused_study() {
 
 #[test]
 fn work_that_is_finished_while_it_is_being_stopped_counts() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, a, head) = TestEnv::one_slot("");
     env.break_off(&a);
     // It finishes before the command reaches it.
     env.complete_unheard(head);
@@ -103,10 +97,7 @@ fn a_study_that_is_over_goes_on_when_its_trials_are_retried() {
 
 #[test]
 fn a_drained_worker_gives_its_trials_away_and_gets_none_until_undrained() {
-    let mut env = TestEnv::new();
-    let study = env.submit("folds = [0]");
-    let a = env.join_cpus("a", 1);
-    let head = trial(study, "mti-net/0/0");
+    let (mut env, study, a, head) = TestEnv::one_slot("");
     assert_eq!(env.request(&Request::Drain("a".into())), Ok(1));
     assert_eq!(env.running(), []);
     let reason = env.reason(head).unwrap();

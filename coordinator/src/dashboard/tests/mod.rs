@@ -162,6 +162,7 @@ fn crash(step: u64) -> AttemptEnd {
         exit: ProcessExit::Signal(9),
         step: Some(step),
         message: "killed by the out-of-memory killer:\n cgroup limit 16 GB".into(),
+        hang: None,
     })
 }
 

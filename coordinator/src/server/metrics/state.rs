@@ -119,3 +119,42 @@ impl StateGauges {
         self.set_aside.set(seen.set_aside);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mtinet_core::{CoreConfig, Hello, Request, Slot};
+    use mtinet_domain::trial::TrialStatus::{Cancelled, Done, Failed, Running, Stopping, Waiting};
+    use mtinet_domain::{SlotIndex, WorkerId};
+
+    use super::*;
+
+    fn hello(name: &str) -> Hello {
+        let slot = |index| Slot { index: SlotIndex(index), device: Device::Cpu };
+        let slots = vec![slot(0), slot(1)];
+        Hello { worker: WorkerId(name.into()), name: name.into(), slots, running: Vec::new() }
+    }
+
+    #[test]
+    fn slots_of_lost_workers_are_gone_and_drained_workers_are_counted() {
+        let mut core = Core::new(CoreConfig::default());
+        for name in ["a", "b"] {
+            let _ = core.on_worker_connected(1000, &hello(name));
+        }
+        let _ = core.on_request(1000, &Request::Drain("b".into()), None).unwrap();
+        let seen = Seen::of(&core);
+        assert_eq!((seen.workers["ready"], seen.drained, seen.set_aside), (2, 1, 0));
+        assert_eq!((seen.slots["cpu"], seen.busy["cpu"]), (4, 0));
+        let _ = core.on_heartbeat(3500, &WorkerId("a".into()));
+        let _ = core.on_tick(4500);
+        let seen = Seen::of(&core);
+        assert_eq!((seen.workers["ready"], seen.workers["lost"]), (1, 1));
+        assert_eq!((seen.slots["cpu"], seen.drained), (2, 0), "who is lost is no use, drained or not");
+    }
+
+    #[test]
+    fn every_status_of_a_trial_is_shown() {
+        for status in [Waiting, Running, Stopping, Done, Failed, Cancelled] {
+            assert!(TRIALS.contains(&status.word()), "{status:?} is counted and not shown");
+        }
+    }
+}

@@ -95,3 +95,21 @@ pub fn worker(
         usage: usage.map(|(usage, _)| usage.to_proto()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_reasons_are_cut_between_characters_and_short_ones_left() {
+        assert_eq!(cut(String::new()), "");
+        let full = "x".repeat(MOST_WORDS);
+        assert_eq!(cut(full.clone()), full);
+        assert_eq!(cut(format!("{full}y")), format!("{full} ..."));
+        // Two bytes each: the limit falls into the middle of one.
+        let umlauts = format!("x{}", "\u{e4}".repeat(MOST_WORDS));
+        let short = cut(umlauts);
+        assert!(short.len() <= MOST_WORDS + 4, "{}", short.len());
+        assert_eq!(short, format!("x{} ...", "\u{e4}".repeat((MOST_WORDS - 1) / 2)));
+    }
+}

@@ -113,3 +113,31 @@ async fn a_failed_commit_ends_the_writer() {
     assert!(writer.append(1, vec![(StudyId(1), submitted())]).await.is_err());
     assert!(reader.replay().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_replay_hands_on_each_event_before_it_reads_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let (writer, reader) = open(&path).unwrap();
+    for study in 1..=3 {
+        writer.append(1, vec![(StudyId(study), submitted())]).await.unwrap();
+    }
+    // Whoever held the whole log in memory first would not get beyond the damage to hand anything on.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute("UPDATE events SET json = 'x' WHERE study = 3", []).unwrap();
+    let mut seen = Vec::new();
+    let end = reader.replay_events(|recorded| {
+        seen.push(recorded.study.0);
+        Ok::<_, StoreError>(())
+    });
+    assert!(matches!(end, Err(StoreError::Event { study: 3, seq: 1, .. })), "{end:?}");
+    assert_eq!(seen, [1, 2]);
+    // And it ends with whoever takes them.
+    let mut taken = 0;
+    let end = reader.replay_events(|_| {
+        taken += 1;
+        Err(StoreError::Ended)
+    });
+    assert!(matches!(end, Err(StoreError::Ended)), "{end:?}");
+    assert_eq!(taken, 1);
+}

@@ -34,7 +34,7 @@ fn methods() -> BTreeSet<String> {
 }
 
 /// Calls a method with an empty message; the answer's first word, or that it was let in and is at work.
-async fn call(channel: &Channel, method: &str) -> Result<(), Status> {
+pub async fn call(channel: &Channel, method: &str) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
@@ -52,7 +52,9 @@ fn is_refusal(status: &Status) -> bool {
 #[test]
 fn every_method_names_the_roles_that_it_admits() {
     let methods = methods();
-    assert!(methods.len() >= 16 && methods.contains("/mtinet.v1.Worker/Session"), "{methods:?}");
+    for method in ["Worker/Session", "Worker/PutLog", "Client/StreamLog"] {
+        assert!(methods.contains(&format!("/mtinet.v1.{method}")), "{method} is not described: {methods:?}");
+    }
     let missing: Vec<_> = methods.iter().filter(|method| table::admits(method).is_none()).collect();
     assert!(missing.is_empty(), "these methods need a line in server/auth/table.rs: {missing:?}");
     let open: Vec<_> = table::METHODS.iter().filter(|(_, admits)| *admits == Admits::Anyone).collect();
@@ -64,8 +66,7 @@ fn every_method_names_the_roles_that_it_admits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_method_serves_a_stranger_an_expired_certificate_or_a_wrong_role() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let access = &server.ready().access;
     let stranger = server.channel_as(&Credentials::Pinned(access.authority.fingerprint())).await;
     let now = SystemTime::now();
@@ -115,8 +116,7 @@ async fn no_method_serves_a_stranger_an_expired_certificate_or_a_wrong_role() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn certificates_of_others_end_in_the_handshake() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let ours = &server.ready().access.authority;
     let (other, _) = Authority::generate().unwrap();
     let operator = Subject::new(Role::Operator, "forged".into(), "forged");
@@ -146,8 +146,7 @@ async fn certificates_of_others_end_in_the_handshake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_unknown_method_is_refused_to_everyone() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let channel = server.channel().await;
     for method in ["/mtinet.v1.Client/NotYetThought", "/mtinet.v1.Client/GetStudy/", "/"] {
         let status = call(&channel, method).await.unwrap_err();
@@ -178,8 +177,7 @@ async fn without_tls_everyone_on_this_machine_and_nobody_else_is_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn keys_are_for_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let fingerprint = server.ready().access.authority.fingerprint();
     for (name, mode) in [
         ("tls", 0o700),

@@ -6,15 +6,6 @@ use tonic::{Code, Status};
 
 use super::fleet::*;
 
-async fn put(server: &Server, announce: v1::Artifact, content: &[u8]) -> Result<v1::Artifact, Status> {
-    let parts = std::iter::once(Part::Announce(announce))
-        .chain(content.chunks(700_000).map(|data| Part::Data(data.to_vec())))
-        .map(|part| PutArtifactRequest { part: Some(part) })
-        .collect::<Vec<_>>();
-    let mut client = server.worker_client().await;
-    Ok(client.put_artifact(tokio_stream::iter(parts)).await?.into_inner())
-}
-
 async fn get(server: &Server, blake3: String) -> Result<Vec<u8>, Status> {
     let mut client = server.client().await;
     let mut stream = client.get_artifact(v1::GetArtifactRequest { blake3 }).await?.into_inner();
@@ -27,12 +18,11 @@ async fn get(server: &Server, blake3: String) -> Result<Vec<u8>, Status> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_was_put_is_what_is_got() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let large: Vec<u8> =
         (0..12_345_678_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     for content in [&large[..], b"small", b""] {
-        let stored = put(&server, artifact(content), content).await.unwrap();
+        let stored = put_as(&server, artifact(content), content).await.unwrap();
         assert_eq!(stored, artifact(content));
         assert!(get(&server, stored.blake3).await.unwrap() == content);
     }
@@ -41,11 +31,10 @@ async fn what_was_put_is_what_is_got() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn damaged_and_unknown_artifacts_are_refused_in_words() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let wanted = artifact(b"the right content");
     for wrong in [&b"the wrong content"[..], b"short", b"the right content and more"] {
-        let refused = put(&server, wanted.clone(), wrong).await.unwrap_err();
+        let refused = put_as(&server, wanted.clone(), wrong).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         assert!(refused.message().contains("damaged"), "{refused}");
     }
@@ -64,18 +53,16 @@ async fn damaged_and_unknown_artifacts_are_refused_in_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn superseded_checkpoints_go_and_the_weights_stay() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
     let mut agent = Agent::join(&server, 1).await;
     let start = agent.assignment().await;
     for name in ["c1", "c2", "c3", "weights", "evaluation"] {
-        put(&server, artifact(name.as_bytes()), name.as_bytes()).await.unwrap();
+        put(&server, name).await;
     }
     for step in 1..=3 {
-        let artifact = Some(artifact(format!("c{step}").as_bytes()));
-        agent.report(&start, v1::report::Fact::Checkpoint(v1::Checkpoint { step, artifact })).await;
+        agent.report(&start, checkpoint(step)).await;
     }
     agent.acknowledged().await;
     gone(&server, "c1").await;
@@ -111,8 +98,7 @@ fn with_weights(content: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_study_is_taken_only_with_its_initial_weights_in_the_store() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let mut client = server.client().await;
     let weights = b"initial weights";
     let mut refused = async |extra: &str| {

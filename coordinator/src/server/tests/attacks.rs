@@ -83,8 +83,7 @@ async fn still_serves(server: &Server) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn random_bytes_before_and_after_the_handshake() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     for round in 0..40 {
         let mut bytes = noise.bytes(1 + 97 * round);
@@ -102,8 +101,7 @@ async fn random_bytes_before_and_after_the_handshake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn plaintext_and_half_frames() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let plain = net::connect(&server.ready().url.replace("https", "http")).await;
     if let Ok(channel) = plain {
         net::client_client(channel).list_studies(v1::ListStudiesRequest {}).await.unwrap_err();
@@ -126,8 +124,7 @@ async fn plaintext_and_half_frames() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn thousands_of_streams() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut opened = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     let mut reset = opened.clone();
     for stream in (1..10_000).step_by(2) {
@@ -151,8 +148,7 @@ async fn thousands_of_streams() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn messages_that_are_too_large() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut unlimited = ClientClient::new(server.channel().await);
     let huge = v1::SubmitStudyRequest { spec_json: " ".repeat(40 << 20), ..submission("") };
     let status = unlimited.submit_study(huge).await.unwrap_err();

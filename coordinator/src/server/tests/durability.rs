@@ -2,25 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use mtinet_proto::v1::put_artifact_request::Part;
-use mtinet_proto::v1::{self, PutArtifactRequest, report::Fact};
+use mtinet_proto::v1;
 
 use super::fleet::*;
 use crate::server::{Backup, DATABASE, ServerError, backup};
 
-async fn put(server: &Server, content: &str) {
-    let parts = [Part::Announce(artifact(content.as_bytes())), Part::Data(content.as_bytes().to_vec())];
-    let parts = parts.map(|part| PutArtifactRequest { part: Some(part) });
-    server.worker_client().await.put_artifact(tokio_stream::iter(parts)).await.unwrap();
-}
-
 fn stored(data_dir: &Path, content: &str) -> PathBuf {
     let hash = artifact(content.as_bytes()).blake3;
     data_dir.join("artifacts").join(&hash[..2]).join(&hash)
-}
-
-fn checkpoint(step: u64) -> Fact {
-    Fact::Checkpoint(v1::Checkpoint { step, artifact: Some(artifact(format!("c{step}").as_bytes())) })
 }
 
 async fn until_gone(path: &Path) {
@@ -84,8 +73,7 @@ async fn a_backup_of_nothing_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_nobody_needs_any_more_is_removed() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
     let mut agent = Agent::join(&server, 1).await;
@@ -117,8 +105,7 @@ async fn what_nobody_needs_any_more_is_removed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_running_attempt_may_yet_report_stays_over_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
     let mut agent = Agent::join(&server, 1).await;

@@ -10,6 +10,7 @@ use mtinet_domain::event::Event;
 use mtinet_proto::PROTOCOL_VERSION;
 use mtinet_proto::v1::client_client::ClientClient;
 use mtinet_proto::v1::coordinator_message::Message;
+use mtinet_proto::v1::put_artifact_request::Part;
 use mtinet_proto::v1::worker_client::WorkerClient;
 use mtinet_proto::v1::{self, report::Fact, worker_message};
 use mtinet_runtime::net::{self, Channel};
@@ -17,7 +18,7 @@ use mtinet_runtime::tls::{Credentials, Identity, Role, Subject, Validity};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::server::{Ready, ServerError, ServerOptions, serve_and_tell};
 
@@ -125,6 +126,13 @@ impl Server {
     pub async fn kill(self) {
         tokio::task::spawn_blocking(move || self.runtime.shutdown_timeout(DEADLINE)).await.unwrap();
     }
+}
+
+/// A server on an empty data directory, which lives as long as what is returned first.
+pub async fn fresh() -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(options(dir.path())).await;
+    (dir, server)
 }
 
 pub struct Agent {
@@ -298,6 +306,29 @@ pub fn running(start: &v1::StartRank) -> v1::RunningRank {
 
 pub fn artifact(content: &[u8]) -> v1::Artifact {
     v1::Artifact { blake3: blake3::hash(content).to_hex().to_string(), bytes: content.len() as u64 }
+}
+
+/// Stores a file whole, as an agent does.
+pub async fn put(server: &Server, content: &str) {
+    put_as(server, artifact(content.as_bytes()), content.as_bytes()).await.unwrap();
+}
+
+/// Announces a file and sends this content for it.
+pub async fn put_as(
+    server: &Server,
+    announced: v1::Artifact,
+    content: &[u8],
+) -> Result<v1::Artifact, Status> {
+    let parts = std::iter::once(Part::Announce(announced))
+        .chain(content.chunks(700_000).map(|data| Part::Data(data.to_vec())))
+        .map(|part| v1::PutArtifactRequest { part: Some(part) })
+        .collect::<Vec<_>>();
+    Ok(server.worker_client().await.put_artifact(tokio_stream::iter(parts)).await?.into_inner())
+}
+
+/// A checkpoint at a step, whose content is `cSTEP`.
+pub fn checkpoint(step: u64) -> Fact {
+    Fact::Checkpoint(v1::Checkpoint { step, artifact: Some(artifact(format!("c{step}").as_bytes())) })
 }
 
 pub fn evaluated() -> Fact {

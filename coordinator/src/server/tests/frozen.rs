@@ -95,10 +95,6 @@ async fn write_the_frozen_log() {
     let Ok(url) = std::env::var("FROZEN_URL") else { return };
     let server = Server::at(url);
     let mut client = server.client().await;
-    let checkpoint = |step: u64| {
-        let artifact = Some(artifact(format!("c{step}").as_bytes()));
-        Fact::Checkpoint(v1::Checkpoint { step, artifact })
-    };
     let one = submit(&mut client, "folds = [0]\n").await;
     let mut lost = Agent::join(&server, 2).await;
     let first = lost.assignment().await;

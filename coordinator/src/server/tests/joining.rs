@@ -44,8 +44,7 @@ async fn looks(server: &Server, identity: Identity) -> Result<(), Status> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_token_buys_one_identity_of_its_role_and_then_says_when_it_was_used() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let bought = token(&server, Role::Viewer, 1);
     let identity = join(&server, &bought).await.unwrap();
     let subject = &identity.certified().subject;
@@ -64,8 +63,7 @@ async fn a_token_buys_one_identity_of_its_role_and_then_says_when_it_was_used() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn only_those_who_know_the_secret_learn_what_became_of_a_token() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let access = Arc::clone(&server.ready().access);
     let (fingerprint, now) = (access.authority.fingerprint(), now_ms());
     let expired = access
@@ -108,8 +106,7 @@ async fn a_token_never_goes_to_another_coordinator_or_in_plaintext() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_lost_answer_costs_no_token_and_a_bad_request_neither() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let once = token(&server, Role::Worker, 1);
     let pinned = Credentials::Pinned(once.fingerprint);
     let mut client = net::auth_client(server.channel_as(&pinned).await);
@@ -197,8 +194,7 @@ async fn looks_as_worker(server: &Server, identity: Identity) -> Result<(), Stat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_expired_certificate_is_renewed_within_the_grace_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let joined = join(&server, &token(&server, Role::Operator, 1)).await.unwrap();
     let id = joined.certified().subject.id.clone();
     let ago = |days: u64| std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
@@ -221,8 +217,7 @@ async fn an_expired_certificate_is_renewed_within_the_grace_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn revoking_a_token_ends_sessions_and_calls_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let bought = token(&server, Role::Worker, 1);
     let identity = join(&server, &bought).await.unwrap();
     let credentials = Credentials::of(identity.clone());
@@ -250,8 +245,7 @@ async fn revoking_a_token_ends_sessions_and_calls_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_speaks_for_itself_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let one = Credentials::of(server.identity(Role::Worker, "one"));
     let two = Credentials::of(server.identity(Role::Worker, "two"));
     let mut honest = Agent::join_as(&server, &one, 1).await;
@@ -287,8 +281,7 @@ async fn a_worker_speaks_for_itself_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn too_many_attempts_to_join_are_slowed_down() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let fingerprint = server.ready().access.authority.fingerprint();
     let client = net::auth_client(server.channel_as(&Credentials::Pinned(fingerprint)).await);
     let tries = (0..400).map(|_| {

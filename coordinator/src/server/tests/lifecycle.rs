@@ -8,14 +8,9 @@ use crate::server::ServerOptions;
 
 const ONE_TRIAL: &str = "folds = [0]\n";
 
-fn checkpoint(step: u64) -> Fact {
-    Fact::Checkpoint(v1::Checkpoint { step, artifact: Some(artifact(format!("c{step}").as_bytes())) })
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_study_runs_to_its_end_and_is_followed_live() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, ONE_TRIAL).await;
     let state = show(&mut client, study).await;
@@ -66,8 +61,7 @@ async fn a_study_runs_to_its_end_and_is_followed_live() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn running_attempts_are_adopted_after_the_coordinator_was_killed() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0, 1]\n").await;
     let mut agent = Agent::join(&server, 2).await;
@@ -103,8 +97,7 @@ async fn running_attempts_are_adopted_after_the_coordinator_was_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_lost_workers_trial_goes_on_elsewhere_from_its_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, ONE_TRIAL).await;
     let mut lost = Agent::join(&server, 1).await;
@@ -160,8 +153,7 @@ async fn events_are_followed_without_gap_from_anywhere_while_they_are_written() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_cancelled_study_ends_when_its_ranks_have() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0, 1]\n").await;
     let mut agent = Agent::join(&server, 1).await;
@@ -180,8 +172,7 @@ async fn a_cancelled_study_ends_when_its_ranks_have() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_orderly_end_closes_sessions_and_event_streams() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, ONE_TRIAL).await;
     let _agent = Agent::join(&server, 1).await;

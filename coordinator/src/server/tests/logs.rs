@@ -50,8 +50,7 @@ async fn read(client: &mut ClientClient<Channel>, request: StreamLogRequest) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_log_is_followed_over_attempts_to_the_trial_s_end_and_outlives_the_coordinator() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let mut client = server.client().await;
     let mut worker = server.worker_client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
@@ -99,8 +98,7 @@ async fn a_log_is_followed_over_attempts_to_the_trial_s_end_and_outlives_the_coo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nobody_adds_to_the_log_of_another_s_rank() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let one = Credentials::of(server.identity(Role::Worker, "one"));
     let two = Credentials::of(server.identity(Role::Worker, "two"));
     let mut owner = Agent::join_as(&server, &one, 1).await;

@@ -25,8 +25,7 @@ fn value(families: &BTreeMap<String, Family>, name: &str, labels: &[(&str, &str)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_study_can_be_followed_in_the_metrics() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let before = scrape(&server).await;
     assert_eq!(value(&before, "mtinet_studies", &[]), 0.0);
@@ -71,8 +70,7 @@ async fn a_study_can_be_followed_in_the_metrics() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn dashboards_ask_only_for_what_is_exported() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     // Counters with labels appear with their first count.
     let mut client = server.client().await;
     submit(&mut client, "folds = [0]\n").await;
@@ -88,5 +86,22 @@ async fn dashboards_ask_only_for_what_is_exported() {
     let missing: Vec<_> = asked.iter().filter(|name| !exported.contains(&name.as_str())).collect();
     assert!(missing.is_empty(), "not exported: {missing:?}");
     assert!(asked.len() > 12, "{asked:?}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn names_that_strangers_make_up_are_counted_as_one() {
+    let (_dir, server) = fresh().await;
+    let channel = server.channel().await;
+    for method in ["/mtinet.v1.Client/NotYetThought", "/mtinet.v1.Client/NorThis"] {
+        super::access::call(&channel, method).await.unwrap_err();
+    }
+    let families = scrape(&server).await;
+    let calls =
+        |method| value(&families, "mtinet_rpcs_total", &[("method", method), ("code", "PERMISSION_DENIED")]);
+    assert_eq!(calls("unknown"), 2.0);
+    let named = families.values().flat_map(|family| &family.samples);
+    let named: Vec<_> = named.filter_map(|sample| sample.labels.get("method")).collect();
+    assert!(named.iter().all(|method| !method.contains("NotYetThought")), "{named:?}");
     server.stop().await.unwrap();
 }

@@ -18,8 +18,7 @@ async fn refused(options: ServerOptions) -> ServerError {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_second_coordinator_on_the_same_data_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     server.client().await;
     let error = refused(options(dir.path())).await;
     assert!(matches!(error, ServerError::InUse { .. }), "{error}");
@@ -40,8 +39,7 @@ async fn a_data_directory_that_cannot_be_written_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn another_protocol_version_is_refused_by_every_first_call() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let protocol_version = PROTOCOL_VERSION + 1;
     let mut client = server.client().await;
     let mut worker = server.worker_client().await;
@@ -64,8 +62,7 @@ async fn another_protocol_version_is_refused_by_every_first_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn unknown_studies_and_impossible_specs_are_refused_in_words() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let by_name = Some(v1::get_study_request::Which::Name("liver".into()));
     let unknown = [
@@ -96,8 +93,7 @@ async fn unknown_studies_and_impossible_specs_are_refused_in_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_session_that_talks_nonsense_is_ended_with_the_reason() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut worker = server.worker_client().await;
     let heartbeat = message(worker_message::Message::Heartbeat(v1::Heartbeat::default()));
     let status = worker.session(tokio_stream::iter([heartbeat])).await.unwrap_err();
@@ -130,8 +126,7 @@ async fn a_session_that_talks_nonsense_is_ended_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_report_of_another_release_is_left_out_and_the_session_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
     let mut agent = Agent::join(&server, 1).await;
@@ -149,8 +144,7 @@ async fn health_and_reflection_are_served() {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut health = HealthClient::new(server.channel().await);
     for service in ["mtinet.v1.Worker", "mtinet.v1.Client"] {
         let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();

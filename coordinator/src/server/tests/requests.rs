@@ -17,8 +17,7 @@ async fn stop(agent: &mut Agent) -> v1::StopAttempt {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_paused_study_and_a_drained_worker_stay_so_over_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
     let mut agent = Agent::join(&server, 1).await;
@@ -58,8 +57,7 @@ async fn a_paused_study_and_a_drained_worker_stay_so_over_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_study_that_was_over_is_followed_to_its_new_end_after_a_retry() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let study = submit(&mut client, "folds = [0]\n").await;
     let trial = Some(v1::Trial { study, key: "mti-net/0/0".into() });

@@ -6,8 +6,7 @@ use super::fleet::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_latest_word_of_a_worker_is_listed_and_its_silence_is_none() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(options(dir.path())).await;
+    let (_dir, server) = fresh().await;
     let mut client = server.client().await;
     let listed = async |client: &mut mtinet_proto::v1::client_client::ClientClient<_>| {
         let workers = client.list_workers(v1::ListWorkersRequest {}).await.unwrap().into_inner().workers;
