@@ -95,7 +95,9 @@ impl Artifacts {
     /// # Errors
     /// A store that does not answer, or a disk that would be too full for the event log.
     pub async fn put(&self, artifact: ArtifactRef) -> Result<Incoming, Status> {
-        self.check_room(artifact.bytes)?;
+        self.check_room(artifact.bytes).inspect_err(|status| {
+            tracing::warn!("refusing a file: {}", status.message());
+        })?;
         let upload = self
             .store
             .put_multipart(&key(&artifact.blake3))
@@ -107,21 +109,24 @@ impl Artifacts {
         Ok(Incoming { artifact, upload, appearing, hasher, part, received })
     }
 
-    /// The event log is on the same disk, and a coordinator that cannot write it ends.
-    fn check_room(&self, bytes: u64) -> Result<(), Status> {
-        let dir = self.dir.display();
+    /// Whether the disk takes so many bytes more. The event log is on the same disk, and a coordinator that cannot write it
+    /// ends.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` in words: later, perhaps.
+    pub fn check_room(&self, bytes: u64) -> Result<(), Status> {
         // Where the system does not say, the disk does, in time.
         let Ok(disk) = statvfs(&*self.dir) else { return Ok(()) };
         let free = disk.blocks_available() * disk.fragment_size();
         let reserve = reserve(disk.blocks() * disk.fragment_size());
-        if !has_room(free, reserve, bytes) {
-            tracing::warn!(%dir, free, bytes, "the disk is nearly full: refusing files until there is room");
-            return Err(Status::unavailable(format!(
-                "the disk of the coordinator is nearly full: {free} bytes are free in {dir}, {reserve} of them kept for \
-                 the event log, and {bytes} are to be stored; free space there"
-            )));
+        if has_room(free, reserve, bytes) {
+            return Ok(());
         }
-        Ok(())
+        let dir = self.dir.display();
+        Err(Status::unavailable(format!(
+            "the disk of the coordinator is nearly full: {free} bytes are free in {dir}, {reserve} of them kept for the \
+             event log, and {bytes} are to be stored; free space there"
+        )))
     }
 
     /// Length of a stored file in bytes.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::driver::Handle;
 use crate::server::logs::{CHUNK_BYTES, Logs};
@@ -28,6 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub async fn take_in(
     driver: &Handle,
     logs: &Logs,
+    artifacts: &Artifacts,
     caller: &Caller,
     request: PutLogRequest,
 ) -> Result<PutLogResponse, Status> {
@@ -47,6 +49,8 @@ pub async fn take_in(
             )));
         }
     }
+    // Logs are the last to be kept; the agent tries again.
+    artifacts.check_room(request.data.len() as u64)?;
     let (logs, offset, data, skips) = (logs.clone(), request.offset, request.data, request.skips);
     let next = blocking(move || logs.append(attempt, rank, &worker, offset, &data, skips)).await?;
     Ok(PutLogResponse { next })

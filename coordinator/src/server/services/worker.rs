@@ -105,7 +105,9 @@ impl Worker for WorkerService {
 
     async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {
         let caller = Caller::of(&request);
-        log::take_in(&self.driver, &self.logs, &caller, request.into_inner()).await.map(Response::new)
+        log::take_in(&self.driver, &self.logs, &self.artifacts, &caller, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
 
