@@ -3,6 +3,7 @@
 use mtinet_domain::event::Event;
 use mtinet_domain::trial::AttemptEnd;
 use mtinet_domain::{StudyId, TrialKey};
+use tracing::Level;
 
 /// A line of the log.
 #[derive(Debug)]
@@ -14,9 +15,19 @@ pub struct Line {
     is_bad: bool,
 }
 
-/// The lines of events that are about to be stored.
+/// The lines of events that are about to be stored; none is made that nobody would see.
 pub fn lines(events: &[(StudyId, Event)]) -> Vec<Line> {
-    events.iter().filter_map(|(study, event)| line(*study, event)).collect()
+    let is_seen = |event: &Event| tracing::enabled!(Level::INFO) || may_be_bad(event);
+    let told = events.iter().filter(|(_, event)| is_seen(event));
+    told.filter_map(|(study, event)| line(*study, event)).collect()
+}
+
+fn may_be_bad(event: &Event) -> bool {
+    match event {
+        Event::AttemptEnded { end, .. } => *end != AttemptEnd::Completed,
+        Event::TrialFailed { .. } => true,
+        _ => false,
+    }
 }
 
 fn line(study: StudyId, event: &Event) -> Option<Line> {
