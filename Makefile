@@ -33,6 +33,7 @@ help:
 	@echo "make simulate    ten thousand simulated fleets with faults around the scheduler"
 	@echo "make chaos       kills, stops, cuts and fills around studies of real processes"
 	@echo "make bench-coordinator  the coordinator under load: table and runs/bench/coordinator.json"
+	@echo "make bench-step  training steps against PyTorch's: table and runs/bench/step.json (QUICK=1: some minutes)"
 	@echo "make clean       removes target/, .libtorch/ and runs/demo"
 
 libtorch:
@@ -103,3 +104,15 @@ simulate:
 chaos: libtorch
 	$(CARGO) build $(PROFILE) --workspace --bins
 	target/release/mtinet-chaos --long
+
+# Training steps against PyTorch's, which a virtual environment below target/ has; PYTHON=... names an interpreter that has torch
+# 2.11.0, numpy and safetensors. QUICK=1 takes minutes, all shapes take hours. ARGS='--only "paper 256 b1"' picks shapes.
+PYTHON ?= target/bench-python/bin/python
+.PHONY: bench-step
+bench-step: libtorch $(PYTHON)
+	$(CARGO) build $(PROFILE) -p mtinet-trainer
+	$(PYTHON) worker/trainer/bench/step.py --trainer target/release/mtinet-trainer --python $(PYTHON) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
+target/bench-python/bin/python:
+	python3 -m venv target/bench-python
+	target/bench-python/bin/pip install --quiet torch==2.11.0 numpy safetensors || { rm -rf target/bench-python; exit 1; }

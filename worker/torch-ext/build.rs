@@ -2,8 +2,24 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 5] =
-    ["csrc/store.cpp", "csrc/group.cpp", "csrc/reducer.cpp", "csrc/numeric.cpp", "csrc/script.cpp"];
+const SOURCES: [&str; 9] = [
+    "csrc/store.cpp",
+    "csrc/group.cpp",
+    "csrc/reducer.cpp",
+    "csrc/numeric.cpp",
+    "csrc/script.cpp",
+    "csrc/allocator.cpp",
+    "csrc/fused_norm.cpp",
+    "csrc/fused_tokens.cpp",
+    "csrc/profile.cpp",
+];
+
+/// The kernels' instruction sets; all but the first exist on x86 alone, and which one runs is decided at run time.
+const ISAS: [(&str, &[&str]); 3] = [
+    ("kernels_portable", &[]),
+    ("kernels_avx2", &["-mavx2", "-mfma"]),
+    ("kernels_avx512", &["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=csrc");
@@ -18,13 +34,31 @@ fn main() {
     for folder in system {
         as_system_header(&mut shim, folder);
     }
+    let x86 = std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    if x86 {
+        shim.define("MTX_X86", None);
+    }
     shim.flag("-Wall").compile("mtinet_torch_ext");
+    for (name, flags) in ISAS.iter().take(if x86 { ISAS.len() } else { 1 }) {
+        kernels(name, flags);
+    }
 
     // After the shim, whose symbols they resolve.
     for library in libraries() {
         println!("cargo::rustc-link-lib={library}");
     }
     mtinet_libtorch::link();
+}
+
+/// Optimised whatever the profile: a loop over pixels that is not is of no use to anybody.
+fn kernels(name: &str, flags: &[&str]) {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(3).define("MTX_ISA", name).file("csrc/kernels/kernels.cpp");
+    for flag in flags {
+        build.flag(flag);
+    }
+    // Vectors wider than the instruction set's are passed within this file alone.
+    build.flag("-Wall").flag("-Wno-psabi").compile(name);
 }
 
 /// Warnings inside libtorch's headers are not ours to mend.

@@ -193,6 +193,8 @@ pub enum Precision {
     Fp32,
     /// Autocast to bfloat16; weights and optimiser state stay in single precision.
     Bf16,
+    /// bfloat16 where the processors of all ranks multiply it (AVX-512 BF16, AMX, CUDA from Ampere on), else single precision.
+    Auto,
 }
 
 /// `[preprocess]`: from source volumes to slices of `image_size`.

@@ -74,7 +74,7 @@ impl Gang {
     /// Waits until every rank is here, and refuses to go on where they are at different steps: one of them then
     /// resumed from another checkpoint.
     pub(crate) fn agree_on_step(&self, step: u64, device: tch::Device) -> Result<(), EngineError> {
-        let steps = self.steps(step, device)?;
+        let steps = self.numbers(step, device)?;
         if steps.iter().any(|&other| other != steps[0]) {
             return Err(EngineError::Fold(format!(
                 "the ranks resumed at different steps: {steps:?}, in order of rank"
@@ -83,12 +83,12 @@ impl Gang {
         Ok(())
     }
 
-    /// Every rank's step, by rank.
-    pub(crate) fn steps(&self, step: u64, device: tch::Device) -> Result<Vec<u64>, EngineError> {
-        let Some(group) = &self.group else { return Ok(vec![step]) };
-        let mine = Tensor::f_from_slice(&[step.cast_signed()])?.to_device(device);
-        let steps = group.all_gather(&mine)?;
-        let step = |step: &Tensor| Ok(step.f_int64_value(&[0])?.cast_unsigned());
-        steps.iter().map(step).collect()
+    /// Every rank's number, by rank.
+    pub(crate) fn numbers(&self, mine: u64, device: tch::Device) -> Result<Vec<u64>, EngineError> {
+        let Some(group) = &self.group else { return Ok(vec![mine]) };
+        let mine = Tensor::f_from_slice(&[mine.cast_signed()])?.to_device(device);
+        let numbers = group.all_gather(&mine)?;
+        let number = |number: &Tensor| Ok(number.f_int64_value(&[0])?.cast_unsigned());
+        numbers.iter().map(number).collect()
     }
 }

@@ -22,6 +22,7 @@ mod evaluate;
 mod fold_data;
 mod gang;
 mod observer;
+mod pace;
 mod player;
 mod predict;
 mod sampler;

@@ -1,11 +1,12 @@
 //! One optimiser step: D and G over all replicas (MODEL.md 3.11), and what it measured.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use mtinet_domain::spec::Precision;
 use mtinet_models::losses::{LossTerms, Objective, discriminator_loss};
 use mtinet_models::{Discriminator, Network, Outputs};
-use mtinet_torch_ext::autocast;
+use mtinet_torch_ext::{autocast, span};
 use tch::{Device, Kind, Tensor};
 
 use crate::EngineError;
@@ -25,6 +26,8 @@ pub(crate) struct Game {
     pub(crate) adversary: Option<(Discriminator, Player)>,
     pub(crate) objective: Objective,
     pub(crate) recipe: Recipe,
+    /// Time that went by with preparing samples, since it was last asked for.
+    pub(crate) data_wait: Cell<Duration>,
 }
 
 /// The constants of every step.
@@ -34,7 +37,8 @@ pub(crate) struct Recipe {
     pub(crate) fold: u32,
     pub(crate) replicas: usize,
     pub(crate) device: Device,
-    pub(crate) precision: Precision,
+    /// Forward and loss in bfloat16 where it is safe (autocast).
+    pub(crate) half: bool,
     pub(crate) grad_clip: Option<f64>,
     /// Steps of the discriminator for each of the generator.
     pub(crate) d_steps: u32,
@@ -78,10 +82,12 @@ impl Game {
         } else {
             self.plain_pass(data, step, slices, mine, &mut measured)?
         };
+        let span = span("optimizer");
         if let Some(norm) = self.recipe.grad_clip {
             self.generator.adam.clip_gradients(norm)?;
         }
         self.generator.adam.step()?;
+        drop(span);
         self.share(gang, statistics, &measured, stop)
     }
 
@@ -141,15 +147,18 @@ impl Game {
         slices: &[usize],
         statistics: &mut RunningStatistics,
     ) -> Result<Replica, EngineError> {
-        let Recipe { seed, fold, device, precision, .. } = self.recipe;
-        let batch = data.batch(slices, device)?;
+        let Recipe { seed, fold, device, half, .. } = self.recipe;
+        let since = Instant::now();
+        let batch = {
+            let _span = span("data");
+            data.batch(slices, device)?
+        };
+        self.data_wait.set(self.data_wait.get() + since.elapsed());
+        let _span = span("forward");
         let purpose = Purpose::Replica { step, replica: replica as u64 };
         tch::manual_seed(seeds::derive(seed, fold, purpose).cast_signed());
         let outputs = {
-            let _autocast = match precision {
-                Precision::Fp32 => None,
-                Precision::Bf16 => Some(autocast(device, Kind::BFloat16)?),
-            };
+            let _autocast = half.then(|| autocast(device, Kind::BFloat16)).transpose()?;
             self.network.learn(&batch.x, batch.targets().mask)
         };
         statistics.after_forward()?;
@@ -159,6 +168,7 @@ impl Game {
     /// A D step.
     fn discriminate(&mut self, replicas: &[Replica], measured: &mut Measured) -> Result<(), EngineError> {
         let Some((discriminator, player)) = &mut self.adversary else { return Ok(()) };
+        let _span = span("discriminator");
         player.begin()?;
         for (done, replica) in replicas.iter().enumerate() {
             let loss = discriminator_loss(discriminator, &replica.outputs, &replica.batch.targets());
@@ -179,6 +189,7 @@ impl Game {
         measured: &mut Measured,
     ) -> Result<(), EngineError> {
         let Replica { batch, outputs } = replica;
+        let _span = span("loss and backward");
         let terms = self.objective.generator_loss(outputs, &batch.targets(), &batch.x, adversary);
         self.generator.backward(&(&terms.total / share as f64), last)?;
         measured.add_terms(&terms);

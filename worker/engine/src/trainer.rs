@@ -1,11 +1,13 @@
 //! One rank's whole work on a trial: resume, train, checkpoint, evaluate.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mtinet_domain::evaluation::TrialEvaluation;
 use mtinet_domain::event::{MetricRecord, MetricScope};
+use mtinet_domain::spec::Precision;
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_domain::{StudySpec, TrialKey};
 use mtinet_models::{Discriminator, ImageShape, losses::Objective};
@@ -17,6 +19,7 @@ use crate::evaluate::{PredictedCase, evaluate, write_predictions};
 use crate::fold_data::FoldData;
 use crate::gang::Gang;
 use crate::observer::{Finish, Observer, Results};
+use crate::pace::{Pace, Trace};
 use crate::player::Player;
 use crate::sampler::Sampler;
 use crate::seeds::{self, Purpose};
@@ -34,6 +37,8 @@ pub struct Plan {
     pub device: Device,
     /// Where checkpoints and results are written.
     pub work_dir: PathBuf,
+    /// Where this rank writes a Chrome trace of its sixth to tenth step, if anywhere.
+    pub trace: Option<PathBuf>,
 }
 
 /// One rank of a trial.
@@ -45,6 +50,8 @@ pub struct Trainer {
     sampler: Sampler,
     total_steps: u64,
     progress: Progress,
+    pace: Pace,
+    trace: Trace,
 }
 
 /// How far the trial is.
@@ -78,7 +85,9 @@ impl Trainer {
         let sampler = Sampler::new(data.train().to_vec(), batch_size, replicas, seed, fold);
         let total_steps = plan.spec.train.total_steps(data.train().len());
         let game = game(&plan, &data, &gang, sampler.steps_per_epoch())?;
-        Ok(Self { plan, data, gang, game, sampler, total_steps, progress: Progress::start() })
+        let pace = Pace::new(plan.spec.train.effective_batch());
+        let trace = Trace::new(plan.trace.clone());
+        Ok(Self { plan, data, gang, game, sampler, total_steps, progress: Progress::start(), pace, trace })
     }
 
     /// Starts the network from the weights of a file instead of random ones; before the first step, and on every rank
@@ -130,7 +139,7 @@ impl Trainer {
     /// # Errors
     /// Where a rank does not answer.
     pub fn fewest_steps(&self) -> Result<u64, EngineError> {
-        let steps = self.gang.steps(self.progress.step, self.plan.device)?;
+        let steps = self.gang.numbers(self.progress.step, self.plan.device)?;
         Ok(steps.into_iter().min().unwrap_or(self.progress.step))
     }
 
@@ -170,16 +179,19 @@ impl Trainer {
                 self.checkpoint(observer)?;
             }
         }
+        self.pace.tell();
         Ok(Finish::Done(self.finish(observer)?.map(Box::new)))
     }
 
     /// One step; true where any rank was asked to stop.
     fn train_step(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
         observer.working(self.progress.step + 1);
+        self.trace.before_step()?;
         let slices = self.sampler.step(self.progress.step);
         let stop = observer.stop_requested();
         let sums = self.game.step(&self.data, &self.gang, self.progress.step, &slices, stop)?;
         self.progress.step += 1;
+        self.pace.step(self.game.data_wait.take());
         let last = self.progress.step == self.total_steps;
         let due = self.progress.step.is_multiple_of(CUDA_READ_EVERY);
         // All ranks read at the same steps, so that all learn of a stop at the same step.
@@ -380,11 +392,23 @@ fn game(plan: &Plan, data: &FoldData, gang: &Gang, steps_per_epoch: u64) -> Resu
         fold: trial.fold,
         replicas: spec.train.replicas as usize,
         device: *device,
-        precision: spec.train.precision,
+        half: half(spec.train.precision, *device, gang)?,
         grad_clip: spec.train.grad_clip,
         d_steps: spec.train.d_steps,
         adversarial_from: u64::from(spec.train.adv_warmup_epochs) * steps_per_epoch,
     };
     let objective = Objective::new(trial.arm, &spec.model, spec.train.loss);
-    Ok(Game { network, generator, adversary, objective, recipe })
+    Ok(Game { network, generator, adversary, objective, recipe, data_wait: Cell::default() })
+}
+
+/// Whether this trial computes in bfloat16; the same on all ranks, of which some may be on other processors.
+fn half(precision: Precision, device: Device, gang: &Gang) -> Result<bool, EngineError> {
+    Ok(match precision {
+        Precision::Fp32 => false,
+        Precision::Bf16 => true,
+        Precision::Auto => {
+            let mine = u64::from(mtinet_torch_ext::multiplies_bf16(device));
+            gang.numbers(mine, device)?.into_iter().all(|can| can == 1)
+        }
+    })
 }

@@ -44,7 +44,7 @@ fn rank_process() {
         FoldData::open(&job.dir.join("data"), &job.dir.join("cache"), &spec, job.trial.fold, &|_, _| {})
             .unwrap();
     let gang = if job.world_size == 1 { Gang::alone() } else { join(&job) };
-    let plan = Plan { spec, trial: job.trial, device: Device::Cpu, work_dir: job.out.clone() };
+    let plan = Plan { spec, trial: job.trial, device: Device::Cpu, work_dir: job.out.clone(), trace: None };
     let mut trainer = Trainer::new(plan, data, gang).unwrap();
     if let Some(checkpoint) = &job.resume {
         trainer.resume(checkpoint, None).unwrap();
@@ -255,8 +255,13 @@ fn a_checkpoint_of_another_trial_is_refused() {
     let spec = StudySpec::from_toml(study).unwrap();
     let root = bench.dir.path();
     let data = FoldData::open(&root.join("data"), &root.join("cache"), &spec, 0, &|_, _| {}).unwrap();
-    let plan =
-        Plan { spec, trial: "unet/0/0".parse().unwrap(), device: Device::Cpu, work_dir: root.join("b") };
+    let plan = Plan {
+        spec,
+        trial: "unet/0/0".parse().unwrap(),
+        device: Device::Cpu,
+        work_dir: root.join("b"),
+        trace: None,
+    };
     let mut trainer = Trainer::new(plan, data, Gang::alone()).unwrap();
     let error = trainer.resume(&checkpoint, None).unwrap_err().to_string();
     assert!(error.contains("belongs to another study, data set or trial (unet/1/3)"), "{error}");

@@ -1,7 +1,8 @@
 //! The layers that all networks here are made of, with PyTorch's names, defaults and initialisation.
 
 use mtinet_domain::model::BnEval;
-use tch::{Device, Tensor, nn};
+use mtinet_torch_ext::Normalisation;
+use tch::{Device, Kind, Tensor, nn};
 
 use crate::init::{self, Bias, Start};
 
@@ -126,11 +127,94 @@ impl BatchNorm {
         let (weight, bias) = (Some(&self.weight), Some(&self.bias));
         let lone = x.numel() as i64 == self.weight.size()[0];
         if !train && self.eval == BnEval::Batch && !lone {
-            return x.batch_norm(weight, bias, None, None, true, 0.1, self.eps, true);
+            return x.batch_norm(weight, bias, None, None, true, MOMENTUM, self.eps, true);
         }
         let (mean, var) = (Some(&self.running_mean), Some(&self.running_var));
-        x.batch_norm(weight, bias, mean, var, train && !lone, 0.1, self.eps, true)
+        x.batch_norm(weight, bias, mean, var, train && !lone, MOMENTUM, self.eps, true)
     }
+
+    /// The same with a ReLU behind.
+    pub(crate) fn forward_relu(&self, x: &Tensor, train: bool) -> Tensor {
+        match self.fused(x, train) {
+            Some(norm) => or_panic(mtinet_torch_ext::norm_relu(x, &norm, false)),
+            None => self.forward(x, train).relu(),
+        }
+    }
+
+    /// The same with a ReLU and [`max_pool`] behind.
+    pub(crate) fn forward_relu_pool(&self, x: &Tensor, train: bool) -> Tensor {
+        match self.fused(x, train) {
+            Some(norm) => or_panic(mtinet_torch_ext::norm_relu(x, &norm, true)),
+            None => max_pool(&self.forward(x, train).relu()),
+        }
+    }
+
+    /// [`Conv2d::forward`] of one-channel images, without padding of other kinds or bias, and what `forward_relu_pool` makes of it.
+    pub(crate) fn first_block(&self, conv: &Conv2d, images: &Tensor, train: bool) -> Tensor {
+        let size = images.size();
+        match self.fused(images, train) {
+            Some(norm) if size[3] <= 1024 && size[2] % 2 == 0 && size[3] % 2 == 0 => {
+                or_panic(mtinet_torch_ext::first_block(images, &conv.weight, &norm))
+            }
+            _ => self.forward_relu_pool(&channels_last(&conv.forward(images)), train),
+        }
+    }
+
+    /// What the fused layers need, where they can be used: for training on the CPU.
+    fn fused(&self, x: &Tensor, train: bool) -> Option<Normalisation<'_>> {
+        let channels = self.weight.size()[0];
+        let several = x.numel() as i64 > channels;
+        let usable = train && several && x.device() == Device::Cpu && channels % Normalisation::CHANNELS == 0;
+        usable.then_some(Normalisation {
+            weight: &self.weight,
+            bias: &self.bias,
+            running_mean: &self.running_mean,
+            running_var: &self.running_var,
+            momentum: MOMENTUM,
+            eps: self.eps,
+        })
+    }
+}
+
+/// Share of a batch in the running statistics.
+const MOMENTUM: f64 = 0.1;
+
+/// As tch's operations that are not `f_...`: what cannot fail for maps of the right shape.
+fn or_panic(answer: mtinet_torch_ext::Result<Tensor>) -> Tensor {
+    answer.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same maps [N, C, H, W] with the channels of a pixel side by side, which is how convolutions on the CPU are fastest. They
+/// go on in the layout that they are given.
+pub(crate) fn channels_last(x: &Tensor) -> Tensor {
+    if x.device() == Device::Cpu {
+        x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+    } else {
+        x.shallow_clone()
+    }
+}
+
+/// Dropout of the share `p`, in training.
+pub(crate) fn dropout(x: &Tensor, p: f64, train: bool) -> Tensor {
+    if fused_dropout(x, p, train) { or_panic(mtinet_torch_ext::dropout(x, p)) } else { x.dropout(p, train) }
+}
+
+/// `base` + [`dropout`] of `x`.
+pub(crate) fn add_dropout(base: &Tensor, x: &Tensor, p: f64, train: bool) -> Tensor {
+    if fused_dropout(x, p, train) && base.kind() == Kind::Float {
+        or_panic(mtinet_torch_ext::add_dropout(base, x, p))
+    } else {
+        base + x.dropout(p, train)
+    }
+}
+
+fn fused_dropout(x: &Tensor, p: f64, train: bool) -> bool {
+    train
+        && (0.0..1.0).contains(&p)
+        && p > 0.0
+        && x.device() == Device::Cpu
+        && x.numel().is_multiple_of(16)
+        && x.numel() < 1 << 32
 }
 
 /// Group normalisation.
@@ -203,6 +287,18 @@ impl Linear {
     pub(crate) fn frozen(&self) -> Self {
         Self { weight: self.weight.detach(), bias: self.bias.as_ref().map(Tensor::detach) }
     }
+}
+
+/// softmax(q k^T `scale`) v of [N, heads, tokens, width].
+///
+/// libtorch's own attention is the fastest in float32, except for the very narrow heads of small images.
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, train: bool) -> Tensor {
+    let (tokens, width) = (q.size()[2], q.size()[3]);
+    let usable = train && q.device() == Device::Cpu && tokens % 16 == 0;
+    if usable && (q.kind() == Kind::BFloat16 || width == mtinet_torch_ext::NARROW_HEAD) {
+        return or_panic(mtinet_torch_ext::attention(q, k, v, scale));
+    }
+    Tensor::scaled_dot_product_attention::<Tensor>(q, k, v, None, 0.0, false, Some(scale), false)
 }
 
 /// Squeeze and excitation: every channel is scaled by a gate in (0, 1) that the means of all channels decide.

@@ -152,12 +152,17 @@ pub fn discriminator_loss(d: &Discriminator, outputs: &Outputs, targets: &Target
         return None;
     }
     let rows = |t: &Tensor| t.detach().index_select(0, targets.tumour);
+    let (curve, truth) = (rows(curve).to_kind(Kind::Float), rows(targets.curve));
+    let classes = smooth_one_hot(&rows(targets.class), cls.size()[1], d.real_smooth);
+    // Both go through D as one batch: its layers are small, and each call costs more than what it computes.
+    let both = |real: &Tensor, fake: &Tensor| Tensor::cat(&[real, fake], 0);
     let condition = outputs.condition.as_ref().map(|condition| rows(condition).to_kind(Kind::Float));
-    let condition = condition.as_ref();
-    let fake = d.forward(&rows(curve).to_kind(Kind::Float), &rows(cls).softmax(-1, Kind::Float), condition);
-    let truth = smooth_one_hot(&rows(targets.class), cls.size()[1], d.real_smooth);
-    let real = d.forward(&rows(targets.curve), &truth, condition);
-    Some((bce(&real, &real.ones_like()) + bce(&fake, &fake.zeros_like())) * 0.5)
+    let condition = condition.map(|condition| both(&condition, &condition));
+    let probs = rows(cls).softmax(-1, Kind::Float);
+    let answers = d.forward(&both(&truth, &curve), &both(&classes, &probs), condition.as_ref());
+    let labels = both(&curve.ones_like(), &curve.zeros_like()).narrow(1, 0, 1);
+    // The mean over both halves, which are equally many, is half of the sum of their means.
+    Some(bce(&answers, &labels))
 }
 
 /// Task interaction module (MODEL.md 3.8): the mean of each phase of `x` [N, phases, H, W] under `mask_prob`

@@ -5,7 +5,7 @@ use tch::{Tensor, nn};
 
 use crate::{
     Network, Outputs,
-    layers::{BatchNorm, Conv2d, Deconv2d, max_pool},
+    layers::{BatchNorm, Conv2d, Deconv2d, channels_last, max_pool},
 };
 
 /// Four levels down and up; phases are input channels, one logit comes out.
@@ -44,7 +44,7 @@ impl Unet {
 
 impl Network for Unet {
     fn forward(&self, x: &Tensor, train: bool) -> Outputs {
-        let mut y = self.inc.forward(x, train);
+        let mut y = self.inc.forward(&channels_last(x), train);
         let mut skips = Vec::with_capacity(self.down.len());
         for block in &self.down {
             let next = block.forward(&max_pool(&y), train);
@@ -73,8 +73,6 @@ impl DoubleConv {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        self.layers
-            .iter()
-            .fold(x.shallow_clone(), |x, (conv, bn)| bn.forward(&conv.forward(&x), train).relu())
+        self.layers.iter().fold(x.shallow_clone(), |x, (conv, bn)| bn.forward_relu(&conv.forward(&x), train))
     }
 }

@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #ifdef USE_C10D_NCCL
+#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAFunctions.h>
 #endif
 
@@ -148,4 +149,18 @@ bool mtx_cuda_available(void) {
   } catch (...) {
     return false;
   }
+}
+
+bool mtx_cuda_bf16(int32_t index) {
+#ifdef USE_C10D_NCCL
+  try {
+    // Ampere and later.
+    return at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(index))->major >= 8;
+  } catch (...) {
+    return false;
+  }
+#else
+  (void)index;
+  return false;
+#endif
 }

@@ -32,6 +32,7 @@ struct mtx_store;
 struct mtx_group;
 struct mtx_reducer;
 struct mtx_script;
+struct mtx_span;
 
 // What autocast was before it was entered.
 struct mtx_autocast {
@@ -104,8 +105,31 @@ mtx_failure mtx_set_deterministic(bool on);
 mtx_failure mtx_set_num_threads(int32_t count);
 mtx_failure mtx_set_num_interop_threads(int32_t count);
 mtx_failure mtx_set_cuda_device(int32_t index);
+// Large blocks of CPU tensors are kept for the next tensor instead of being returned to the system.
+mtx_failure mtx_keep_memory(void);
+
 bool mtx_cuda_build(void);
 bool mtx_cuda_available(void);
+// Whether the device has units for bfloat16.
+bool mtx_cuda_bf16(int32_t index);
+
+mtx_failure mtx_profile_begin(void);
+// Writes what was recorded; nothing where `path` is null.
+mtx_failure mtx_profile_end(const char* path);
+// `*out` stays as it is where no profile is recorded.
+mtx_failure mtx_span_begin(const char* name, mtx_span** out);
+void mtx_span_end(mtx_span* span);
+
+// fused_norm.cpp and fused_tokens.cpp; `*out` is owned by the caller. `x` is [N, C, H, W]; the others hold a float for each channel.
+mtx_failure mtx_norm_relu(
+    TensorRef x, TensorRef weight, TensorRef bias, TensorRef mean, TensorRef var, double momentum, double eps, bool pool, TensorRef* out);
+// `images` is [N, 1, H, W], `kernel` [C, 1, 3, 3].
+mtx_failure mtx_first_block(
+    TensorRef images, TensorRef kernel, TensorRef weight, TensorRef bias, TensorRef mean, TensorRef var, double momentum, double eps, TensorRef* out);
+// [N, heads, tokens, width] each.
+mtx_failure mtx_attention(TensorRef query, TensorRef key, TensorRef value, double scale, TensorRef* out);
+// `base` may be null.
+mtx_failure mtx_dropout(TensorRef base, TensorRef x, double p, TensorRef* out);
 
 // From here on this thread records what is done with `input`, until the end or until it is abandoned. `tensors` are
 // the network's weights: parameters, or running statistics where not `trained`. `names` have dots between modules.

@@ -71,8 +71,20 @@ unsafe extern "C" {
     pub(crate) fn mtx_set_num_threads(count: i32) -> Failure;
     pub(crate) fn mtx_set_num_interop_threads(count: i32) -> Failure;
     pub(crate) fn mtx_set_cuda_device(index: i32) -> Failure;
+    pub(crate) fn mtx_keep_memory() -> Failure;
     pub(crate) fn mtx_cuda_build() -> bool;
     pub(crate) fn mtx_cuda_available() -> bool;
+    pub(crate) fn mtx_cuda_bf16(index: i32) -> bool;
+
+    pub(crate) fn mtx_profile_begin() -> Failure;
+    pub(crate) fn mtx_profile_end(path: *const c_char) -> Failure;
+    pub(crate) fn mtx_span_begin(name: *const c_char, out: *mut *mut Opaque) -> Failure;
+    pub(crate) fn mtx_span_end(span: *mut Opaque);
+
+    pub(crate) fn mtx_norm_relu(x: TensorRef, weight: TensorRef, bias: TensorRef, mean: TensorRef, var: TensorRef, momentum: f64, eps: f64, pool: bool, out: *mut TensorRef) -> Failure;
+    pub(crate) fn mtx_first_block(images: TensorRef, kernel: TensorRef, weight: TensorRef, bias: TensorRef, mean: TensorRef, var: TensorRef, momentum: f64, eps: f64, out: *mut TensorRef) -> Failure;
+    pub(crate) fn mtx_attention(query: TensorRef, key: TensorRef, value: TensorRef, scale: f64, out: *mut TensorRef) -> Failure;
+    pub(crate) fn mtx_dropout(base: TensorRef, x: TensorRef, p: f64, out: *mut TensorRef) -> Failure;
 
     pub(crate) fn mtx_script_begin(names: *const *const c_char, tensors: *const TensorRef, trained: *const bool, count: usize, input: TensorRef, out: *mut *mut Opaque) -> Failure;
     pub(crate) fn mtx_script_end(script: *mut Opaque, names: *const *const c_char, outputs: *const TensorRef, count: usize, path: *const c_char, about: *const c_char) -> Failure;

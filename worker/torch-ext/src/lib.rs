@@ -1,5 +1,6 @@
 //! What `tch` does not bind of libtorch: c10d's store, process groups and gradient reducer, autocast, the fused Adam step,
-//! networks recorded as TorchScript with their parameters' names, and the switches for determinism and threads.
+//! networks recorded as TorchScript with their parameters' names, and the switches for determinism and threads. And what
+//! libtorch itself lacks for fast training on the CPU: fused layers and memory that is kept between steps.
 //!
 //! A C++ shim (`csrc/`) stands behind a safe API; this is the only crate of the workspace with `unsafe` code. Every C++
 //! exception comes back as a [`TorchExtError`]. The crate holds no policy: who is which rank, what is averaged when, and
@@ -24,8 +25,10 @@
 mod autocast;
 mod error;
 mod ffi;
+mod fused;
 mod group;
 mod optim;
+mod profile;
 mod reducer;
 mod script;
 mod settings;
@@ -33,12 +36,14 @@ mod store;
 
 pub use autocast::{Autocast, autocast};
 pub use error::{Result, TorchExtError};
+pub use fused::{NARROW_HEAD, Normalisation, add_dropout, attention, dropout, first_block, norm_relu};
 pub use group::{Backend, ProcessGroup};
 pub use optim::{AdamOptions, clear_grads, fused_adam_step};
+pub use profile::{Profile, Span, span};
 pub use reducer::{Reducer, ReducerOptions};
 pub use script::{Script, Weight};
 pub use settings::{
-    cuda_available, exit_now, is_cuda_build, nccl_available, set_cuda_device, set_deterministic,
-    set_num_interop_threads, set_num_threads,
+    cuda_available, exit_now, is_cuda_build, keep_memory, multiplies_bf16, nccl_available, set_cuda_device,
+    set_deterministic, set_num_interop_threads, set_num_threads,
 };
 pub use store::TcpStore;

@@ -16,6 +16,17 @@ pub fn set_deterministic(on: bool) -> Result<()> {
     unsafe { ffi::mtx_set_deterministic(on) }.check("setting determinism")
 }
 
+/// Keeps the memory of large CPU tensors for the tensors that come after them, in huge pages where the system has them, instead
+/// of returning it to the system and asking for it again in every step. For the whole process, once, before the first tensor;
+/// results do not depend on it. Memory that was needed once stays with the process.
+///
+/// # Errors
+/// Those of libtorch. Where the system refuses to reserve addresses, everything stays as it is.
+pub fn keep_memory() -> Result<()> {
+    // SAFETY: sets libtorch's allocator and malloc's thresholds; blocks from before keep their own way of being freed.
+    unsafe { ffi::mtx_keep_memory() }.check("setting up memory")
+}
+
 /// Ends the process at once, from any thread. `std::process::exit` would first tear down what libtorch's threads, which
 /// may be in the middle of a collective, still use: the process then often ends by a signal instead.
 pub fn exit_now(code: i32) -> ! {
@@ -64,6 +75,31 @@ pub fn set_cuda_device(index: usize) -> Result<()> {
 pub fn is_cuda_build() -> bool {
     // SAFETY: returns a constant.
     unsafe { ffi::mtx_cuda_build() }
+}
+
+/// Whether the device's processor multiplies bfloat16 itself; where it does not, float32 is faster.
+#[must_use]
+pub fn multiplies_bf16(device: tch::Device) -> bool {
+    match device {
+        tch::Device::Cpu => cpu_multiplies_bf16(),
+        // SAFETY: asks libtorch, and catches what it throws.
+        tch::Device::Cuda(index) => {
+            i32::try_from(index).is_ok_and(|index| unsafe { ffi::mtx_cuda_bf16(index) })
+        }
+        _ => false,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_multiplies_bf16() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = flags.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| matches!(flag, "avx512_bf16" | "amx_bf16"))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_multiplies_bf16() -> bool {
+    false
 }
 
 /// Whether libtorch can use a CUDA device here.

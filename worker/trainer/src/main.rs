@@ -3,6 +3,7 @@
 //! `run` is started by `mtinet-worker`; `init` and `forward` are for people who bring or take weights; the others are
 //! started by `mtinet`, which links no libtorch.
 
+mod bench_step;
 mod check;
 mod connection;
 mod export;
@@ -34,6 +35,10 @@ enum Command {
         /// The agent's socket.
         #[arg(long)]
         socket: PathBuf,
+        /// Write a Chrome trace of the sixth to tenth step of each trial and rank into this directory. Set the variable for
+        /// mtinet or mtinet-worker, whose environment the trainers share.
+        #[arg(long, env = "MTINET_PROFILE")]
+        profile: Option<PathBuf>,
     },
     /// Print how many CUDA devices this trainer can use; asked by mtinet and mtinet-worker.
     Devices,
@@ -71,6 +76,9 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Time training steps; driven by `make bench-step`.
+    #[command(hide = true)]
+    BenchStep(bench_step::BenchArgs),
     /// Run a network in evaluation mode on images from a file.
     Forward {
         #[command(flatten)]
@@ -114,12 +122,12 @@ impl NetworkArgs {
 }
 
 /// A trial's rank: what it says goes to the log that its agent keeps.
-fn train(socket: &Path) -> ExitCode {
+fn train(socket: &Path, profile: Option<&Path>) -> ExitCode {
     if let Err(error) = mtinet_runtime::telemetry::init_trainer() {
         eprintln!("error: {error}");
         return ExitCode::from(2);
     }
-    match run::run(socket) {
+    match run::run(socket, profile) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
@@ -129,8 +137,11 @@ fn train(socket: &Path) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = mtinet_torch_ext::keep_memory() {
+        eprintln!("warning: {error}");
+    }
     let result = match Cli::parse().command {
-        Command::Run { socket } => return train(&socket),
+        Command::Run { socket, profile } => return train(&socket, profile.as_deref()),
         Command::Devices => {
             println!("{}", if mtinet_torch_ext::cuda_available() { tch::Cuda::device_count() } else { 0 });
             Ok(())
@@ -141,6 +152,7 @@ fn main() -> ExitCode {
         Command::Predict { request } => predict::predict(&request),
         Command::Export { weights, out } => export::export(&weights, &out),
         Command::CheckInit(args) => check::check_init(&args),
+        Command::BenchStep(args) => bench_step::bench_step(&args),
         Command::Forward { network, weights, input, out } => {
             forward::forward(&network, &weights, &input, &out)
         }

@@ -40,13 +40,14 @@ const WATCHED_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// How often a rank says that it works, at most.
 const WORKING_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
+/// With `trace`, a Chrome trace of some steps is written into that directory.
+pub(crate) fn run(socket: &Path, trace: Option<&Path>) -> Result<(), Failure> {
     let connection = Connection::open(socket).map_err(Failure::Agent)?;
     let hello = Message::Hello(TrainerHello { protocol_version: mtinet_proto::PROTOCOL_VERSION });
     connection.send(hello).context("failed to greet the agent").map_err(Failure::Agent)?;
     let start = connection.wait_for_start(START_TIMEOUT).map_err(Failure::Agent)?;
     let mut session = Session { connection, step: None, activity: Arc::default(), told: Mutex::new(None) };
-    match train(&start, &mut session) {
+    match train(&start, trace, &mut session) {
         Ok(()) => Ok(()),
         Err(error) => {
             let message = format!("{error:#}");
@@ -61,12 +62,15 @@ pub(crate) fn run(socket: &Path) -> Result<(), Failure> {
     }
 }
 
-fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
+fn train(start: &TrainerStart, trace: Option<&Path>, session: &mut Session) -> anyhow::Result<()> {
     let assignment: RankAssignment = convert::required("assignment", start.assignment.clone())?;
     identify(&assignment);
     let device = device(start)?;
     configure(start, &assignment, device)?;
     let work_dir = PathBuf::from(&start.work_dir);
+    if let Some(trace) = trace {
+        std::fs::create_dir_all(trace).with_context(|| format!("failed to create {}", trace.display()))?;
+    }
     std::fs::create_dir_all(&work_dir).with_context(|| format!("failed to create {}", work_dir.display()))?;
     let (dataset, cache) = (Path::new(&start.dataset_dir), Path::new(&start.cache_dir));
     let (fold, preparing) = (assignment.attempt.trial.key.fold, Preparing::begin());
@@ -79,6 +83,7 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
         trial: assignment.attempt.trial.key,
         device,
         work_dir: work_dir.clone(),
+        trace: trace.map(|dir| dir.join(format!("{}.json", trace_name(&assignment)))),
     };
     let mut trainer = Trainer::new(plan, data, gang)?;
     if !resume(&mut trainer, start, &assignment)? {
@@ -108,6 +113,13 @@ fn train(start: &TrainerStart, session: &mut Session) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Traces of several trials and ranks may lie in one directory.
+fn trace_name(assignment: &RankAssignment) -> String {
+    let RankAssignment { attempt, rank, .. } = assignment;
+    let trial = attempt.trial.key.to_string().replace('/', "-");
+    format!("{}-{trial}-attempt{}-rank{}", attempt.trial.study.0, attempt.number.0, rank.0)
 }
 
 /// Log lines of all threads are about this rank.

@@ -3,7 +3,7 @@
 use mtinet_domain::model::{ModelConfig, Skip};
 use tch::{Tensor, nn};
 
-use crate::layers::{BatchNorm, Conv2d, Deconv2d};
+use crate::layers::{BatchNorm, Conv2d, Deconv2d, channels_last};
 
 #[derive(Debug)]
 pub(super) struct Decoder {
@@ -43,7 +43,7 @@ impl Decoder {
     /// Fused maps [N, phases, C, h, w], finest first, to logits [N, 1, H, W]. Phases become channels p * C + c.
     pub(super) fn forward(&self, fused: &[Tensor], train: bool) -> Tensor {
         let mut levels = fused.iter().rev().map(|map| map.flatten(1, 2));
-        let mut y = levels.next().unwrap_or_default();
+        let mut y = levels.next().map(|level| channels_last(&level)).unwrap_or_default();
         for block in &self.blocks {
             y = block.forward(&y, &mut levels, train);
         }
@@ -54,11 +54,11 @@ impl Decoder {
 impl Block {
     /// Doubles `y`; a block with a skip also takes the next of `levels`.
     fn forward(&self, y: &Tensor, levels: &mut impl Iterator<Item = Tensor>, train: bool) -> Tensor {
-        let up = self.bn.forward(&self.deconv.forward(y), train).relu();
+        let up = self.bn.forward_relu(&self.deconv.forward(y), train);
         let Some((conv, bn)) = &self.skip else { return up };
         // Not `+=`, which would overwrite what the ReLU keeps for its gradient.
         levels
             .next()
-            .map_or_else(|| up.shallow_clone(), |level| &up + bn.forward(&conv.forward(&level), train).relu())
+            .map_or_else(|| up.shallow_clone(), |level| &up + bn.forward_relu(&conv.forward(&level), train))
     }
 }

@@ -3,7 +3,7 @@
 use mtinet_domain::model::{EncoderSharing, ModelConfig};
 use tch::{Tensor, nn};
 
-use crate::layers::{BatchNorm, Conv2d, max_pool};
+use crate::layers::{BatchNorm, Conv2d};
 
 /// Names of the four phases in parameter names.
 const PHASE_NAMES: [&str; 4] = ["pre", "art", "pv", "delay"];
@@ -81,8 +81,10 @@ impl Encoder {
     fn forward(&self, x: &Tensor, train: bool) -> Vec<Tensor> {
         let mut levels: Vec<Tensor> = Vec::with_capacity(self.blocks.len());
         for (conv, bn) in &self.blocks {
-            let y = bn.forward(&conv.forward(levels.last().unwrap_or(x)), train).relu();
-            levels.push(max_pool(&y));
+            levels.push(match levels.last() {
+                None => bn.first_block(conv, x, train),
+                Some(level) => bn.forward_relu_pool(&conv.forward(level), train),
+            });
         }
         levels
     }

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::{
     ImageShape, init,
-    layers::{LayerNorm, Linear},
+    layers::{LayerNorm, Linear, add_dropout, attention, dropout},
 };
 
 /// Tokens are the feature maps of all phases and channels, each flattened to its P^2 values and perhaps projected.
@@ -66,7 +66,7 @@ impl Transformer {
         let maps =
             self.projection.as_ref().map_or_else(|| maps.shallow_clone(), |layer| layer.forward(&maps));
         let embedded = maps + self.positions.to_device(fused.device());
-        let mut z = embedded.dropout(self.dropout, train);
+        let mut z = dropout(&embedded, self.dropout, train);
         for block in &self.blocks {
             z = block.forward(&z, train);
         }
@@ -124,17 +124,16 @@ impl Block {
 
     /// [N, tokens, width] to the same shape.
     pub(crate) fn forward(&self, z: &Tensor, train: bool) -> Tensor {
-        let z = z + self.attention(&self.attention_norm.forward(z));
-        let hidden = self.fc1.forward(&self.ffn_norm.forward(&z)).gelu("none").dropout(self.dropout, train);
-        &z + self.fc2.forward(&hidden).dropout(self.dropout, train)
+        let z = z + self.attention(&self.attention_norm.forward(z), train);
+        let hidden = self.fc1.forward(&self.ffn_norm.forward(&z)).gelu("none");
+        let hidden = dropout(&hidden, self.dropout, train);
+        add_dropout(&z, &self.fc2.forward(&hidden), self.dropout, train)
     }
 
-    fn attention(&self, x: &Tensor) -> Tensor {
+    fn attention(&self, x: &Tensor, train: bool) -> Tensor {
         let [query, key, value, out] = &self.attn;
         let split = |layer: &Linear| layer.forward(x).unflatten(-1, [self.heads, -1]).transpose(1, 2);
-        let (q, k, v) = (split(query), split(key), split(value));
-        let scale = Some(1.0 / self.divisor);
-        let y = Tensor::scaled_dot_product_attention::<Tensor>(&q, &k, &v, None, 0.0, false, scale, false);
+        let y = attention(&split(query), &split(key), &split(value), 1.0 / self.divisor, train);
         out.forward(&y.transpose(1, 2).flatten(2, 3))
     }
 
