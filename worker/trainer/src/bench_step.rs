@@ -66,7 +66,7 @@ fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     }
     mtinet_torch_ext::set_num_threads(args.threads)?;
     mtinet_torch_ext::set_deterministic(spec.train.deterministic)?;
-    let data = FoldData::open(&dataset, &cache, &spec, 0)?;
+    let data = FoldData::open(&dataset, &cache, &spec, 0, &|_, _| {})?;
     let gang = gang(args)?;
     let arm = *spec.arms.first().ok_or_else(|| anyhow!("the study names no arm"))?;
     let trial = TrialKey { arm, fold: 0, seed: 0 };
@@ -85,7 +85,7 @@ fn prepare(dataset: &Path, cache: &Path, spec: &StudySpec) -> anyhow::Result<()>
         };
         phantom::write(dataset, &options, &|_, _| {})?;
     }
-    FoldData::open(dataset, cache, spec, 0)?;
+    FoldData::open(dataset, cache, spec, 0, &|_, _| {})?;
     Ok(())
 }
 
