@@ -189,7 +189,7 @@ fn kept_memory_serves_tensors_of_all_sizes() {
         let length = (i * 7919 % 61 + 1) * if i % 3 == 0 { 50_000 } else { 300 };
         held.push((i, Tensor::full([length], i, (Kind::Int64, Device::Cpu))));
         if i % 2 == 0 {
-            held.swap_remove((i * 31 % held.len() as i64) as usize);
+            drop(held.swap_remove((i * 31 % held.len() as i64) as usize));
         }
     }
     for (i, tensor) in &held {
