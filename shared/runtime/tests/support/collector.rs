@@ -58,7 +58,16 @@ struct Kept {
 pub struct Collector {
     pub url: String,
     kept: Arc<Kept>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Collector {
+    /// Its test may be asynchronous, where a runtime must not be waited for.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Collector {
@@ -75,7 +84,7 @@ impl Collector {
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
         });
-        Self { url, kept, _runtime: runtime }
+        Self { url, kept, runtime: Some(runtime) }
     }
 
     /// Waits until the spans have something.
