@@ -1,5 +1,4 @@
 //! The fused layers answer what libtorch's own operations answer, with their gradients, whatever the number of threads.
-#![expect(clippy::unwrap_used, reason = "a test's helpers may panic as the test may")]
 
 use mtinet_torch_ext::{
     Normalisation, add_dropout, attention, autocast, dropout, first_block, keep_memory, norm_relu,
