@@ -194,6 +194,10 @@ pub enum TrialStatus {
 }
 
 impl TrialStatus {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 6] =
+        [Self::Waiting, Self::Running, Self::Stopping, Self::Done, Self::Failed, Self::Cancelled];
+
     /// Whether it will never run again.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled)
