@@ -5,8 +5,8 @@ use mtinet_domain::fleet::FleetEvent;
 use mtinet_domain::trial::{AttemptEnd, Hang, ProcessExit, TrialStatus};
 use mtinet_domain::{AttemptId, AttemptNumber, Rank, SlotIndex, TrialId, WorkerId};
 
-use super::env::{TestEnv, checkpoint, metrics, trial};
-use crate::{Command, Fact, Request, WaitReason};
+use super::env::{GANG_OF_2, TestEnv, checkpoint, metrics, trial};
+use crate::{Command, Fact, Request, TrialState, WaitReason};
 
 fn on(env: &TestEnv, worker: &WorkerId) -> Vec<TrialId> {
     env.running().into_iter().filter(|id| env.at(*id, 0).0 == *worker).collect()
@@ -170,6 +170,26 @@ fn a_rank_that_another_missed_is_to_blame_and_its_worker_with_it() {
     assert!(cause.message.ends_with(&told), "{}", cause.message);
     let failed_on: Vec<_> = env.core.trial(head).unwrap().failed_on.iter().collect();
     assert_eq!(failed_on, [&hung]);
+}
+
+#[test]
+fn a_trial_whose_gang_hangs_twice_alike_is_tried_on() {
+    let mut env = TestEnv::new();
+    // Both workers are needed, so that the second attempt hangs on the same one.
+    let study = env.submit(&format!("{GANG_OF_2}[retry]\nmax_attempts = 3\nbackoff = 0"));
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let head = trial(study, "mti-net/0/0");
+    for failures in 1..3 {
+        env.rank_misses(head, 0, "rank 1 did not arrive in step 7 (worker.hang_timeout)", &[Rank(1)]);
+        let state = env.core.trial(head).unwrap();
+        let last = state.last_failure.as_ref().unwrap();
+        assert_eq!((last.exit, last.hang), (ProcessExit::Code(1), Some(Hang::Named)));
+        assert_eq!((env.status(head), state.failures), (TrialStatus::Running, failures));
+    }
+    env.rank_misses(head, 0, "rank 1 did not arrive in step 7 (worker.hang_timeout)", &[Rank(1)]);
+    let TrialState::Failed { reason } = &env.core.trial(head).unwrap().state else { panic!() };
+    assert!(reason.contains("3 times"), "{reason}");
 }
 
 #[test]
