@@ -84,7 +84,7 @@ pub async fn serve_and_tell(
     let listen = listener.local_addr().map_err(ServerError::Listener)?;
     let access = Arc::new(Access::open(&options.data_dir, listen, &options.access)?);
     let (writer, reader) = store::open(&dir.database())?;
-    let artifacts = Artifacts::local(&dir.artifacts())?;
+    let artifacts = Artifacts::local(&dir.artifacts(), options.uploads)?;
     let fleet = FleetLog::open(&dir.fleet())?;
     let metrics = Metrics::new(artifacts.traffic());
     let core = replay(&options, &reader, &fleet, &metrics).await?;
