@@ -46,7 +46,6 @@ pub const METHODS: &[(&str, Admits)] = &[
     ("/mtinet.v1.Client/StreamEvents", LOOKING),
     ("/mtinet.v1.Client/StreamLog", LOOKING),
     ("/mtinet.v1.Client/SubmitStudy", ACTING),
-    ("/mtinet.v1.Client/UploadArtifact", ACTING),
     ("/mtinet.v1.Worker/GetArtifact", WORKING),
     ("/mtinet.v1.Worker/Join", WORKING),
     ("/mtinet.v1.Worker/PutArtifact", WORKING),
