@@ -31,11 +31,11 @@ impl FleetLog {
     /// # Errors
     /// A file that cannot be opened or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path).map_err(failed("open the fleet's log"))?;
+        let connection = Connection::open(path).map_err(StoreError::sqlite("open the fleet's log"))?;
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
             .and_then(|()| connection.execute_batch(TABLE))
-            .map_err(failed("set up the fleet's log"))?;
+            .map_err(StoreError::sqlite("set up the fleet's log"))?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -55,7 +55,7 @@ impl FleetLog {
             })
             .collect::<Result<_, _>>()
         };
-        read().map_err(failed("read the fleet's log"))
+        read().map_err(StoreError::sqlite("read the fleet's log"))
     }
 
     /// Stores facts in order, all or none; they are safe on disk when this returns.
@@ -65,7 +65,7 @@ impl FleetLog {
     pub async fn append(&self, time_ms: u64, events: Vec<FleetEvent>) -> Result<(), StoreError> {
         let log = self.clone();
         let written = tokio::task::spawn_blocking(move || log.write(time_ms, &events)).await;
-        written.map_err(|_| StoreError::Ended)?.map_err(failed("write the fleet's log"))
+        written.map_err(|_| StoreError::Ended)?.map_err(StoreError::sqlite("write the fleet's log"))
     }
 
     fn write(&self, time_ms: u64, events: &[FleetEvent]) -> rusqlite::Result<()> {
@@ -81,10 +81,6 @@ impl FleetLog {
         }
         transaction.commit()
     }
-}
-
-fn failed(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |source| StoreError::Sqlite { doing, source }
 }
 
 #[cfg(test)]

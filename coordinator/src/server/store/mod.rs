@@ -52,10 +52,32 @@ pub enum StoreError {
         /// What it said.
         source: rusqlite::Error,
     },
+    /// Files or a file system that may only be read.
+    #[error(
+        "SQLite could not {doing}: the data directory holds files that this user may only read, or is on a read-only file \
+         system; make it writable or give another directory with --data-dir"
+    )]
+    ReadOnly {
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// The disk fails. A file system that turned read-only under open files shows itself so as well.
+    #[error(
+        "SQLite could not {doing}: the disk of the data directory fails or has become read-only, which the system's log \
+         tells (dmesg); repair it and start the coordinator again, nothing that was acknowledged is lost"
+    )]
+    Disk {
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        source: rusqlite::Error,
+    },
     /// A database of something else.
     #[error("the file is a database, but no event log of mtinet; give another directory with --data-dir")]
     Foreign,
-    /// SQLite refuses: the file is damaged, the disk fails.
+    /// SQLite refuses: the file is damaged.
     #[error("SQLite failed to {doing}")]
     Sqlite {
         /// What was tried.
@@ -90,9 +112,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+    /// What SQLite says of one of our databases, while doing something, with what to do about it.
+    pub fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source: rusqlite::Error| match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { doing, source },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { doing, source },
+            Some(ErrorCode::SystemIoFailure) => Self::Disk { doing, source },
             _ => Self::Sqlite { doing, source },
         }
     }
@@ -125,7 +150,7 @@ pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
     drop(backup);
     // One file, without a write-ahead log beside it.
     to.pragma_update(None, "journal_mode", "DELETE").map_err(failed("finish the copy"))?;
-    to.close().map_err(|(_, source)| StoreError::Sqlite { doing: "finish the copy", source })
+    to.close().map_err(|(_, source)| failed("finish the copy")(source))
 }
 
 /// Reads a log that this process does not write.
