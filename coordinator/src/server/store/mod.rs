@@ -86,7 +86,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The log was written by a newer mtinet.
-    #[error("the event log has schema {found}, this mtinet knows {known}; use a newer mtinet")]
+    #[error("the log has schema {found}, this mtinet knows {known}; use a newer mtinet")]
     Schema {
         /// The log's.
         found: u32,
@@ -138,9 +138,17 @@ pub fn open(path: &Path) -> Result<(Writer, Reader), StoreError> {
 /// # Errors
 /// A log that cannot be read, a target that cannot be written.
 pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
+    schema::version(&read_only(log)?)?;
+    copy_database(log, target)
+}
+
+/// As [`copy`], of any SQLite database.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_database(source: &Path, target: &Path) -> Result<(), StoreError> {
     let failed = StoreError::sqlite;
-    let from = read_only(log)?;
-    schema::version(&from)?;
+    let from = read_only(source)?;
     let mut to = Connection::open(target).map_err(failed("write the copy"))?;
     let backup = rusqlite::backup::Backup::new(&from, &mut to).map_err(failed("begin the copy"))?;
     // All pages in one step: a reader of a WAL database sees one moment and holds no writer up.
