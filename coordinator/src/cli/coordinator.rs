@@ -160,6 +160,7 @@ async fn backup(args: BackupArgs) -> Result<(), CliError> {
     if json {
         output::print_json(&serde_json::json!({
             "file": target,
+            "fleet_file": found.fleet,
             "studies": found.studies,
             "events": found.events,
             "artifacts_copied": found.copied,
@@ -168,11 +169,12 @@ async fn backup(args: BackupArgs) -> Result<(), CliError> {
         }));
     } else {
         output::say(format_args!(
-            "{}: {} studies; {} files copied, {} were there",
+            "{}: {} studies; {} files copied, {} were there{}",
             target.display(),
             found.studies,
             found.copied,
-            found.present
+            found.present,
+            found.fleet.map_or_else(String::new, |fleet| format!("; workers' marks: {}", fleet.display()))
         ));
     }
     match found.missing.len() {

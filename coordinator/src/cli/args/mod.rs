@@ -121,8 +121,9 @@ pub struct CoordinatorArgs {
 pub enum CoordinatorCommand {
     /// Copy the data of a coordinator, also while it serves.
     ///
-    /// FILE is one consistent moment of the event log. To restore, put it as `events.db` into a new data directory, and
-    /// the directory of `--with-artifacts` as `artifacts` beside it.
+    /// FILE is one consistent moment of the event log; who is drained or set aside goes into FILE with the ending
+    /// `.fleet.db`. To restore, put them as `events.db` and `fleet.db` into a new data directory, and the directory of
+    /// `--with-artifacts` as `artifacts` beside them.
     Backup(BackupArgs),
 }
 
