@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::artifacts::Artifacts;
-use super::auth::{Access, AuthService, GateLayer, MadeToken};
+use super::auth::{Access, AuthService, GateLayer, MadeToken, Quotas};
 use super::data_dir::DataDir;
 use super::driver::{self, Driver};
 use super::error::ServerError;
@@ -96,8 +96,16 @@ pub async fn serve_and_tell(
     let export = Export { metrics, driver: handle.clone(), artifacts: artifacts.clone() };
     tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
     let (usage, logs) = (FleetUsage::default(), Logs::new(dir.logs()));
-    let worker = WorkerService::new(handle.clone(), artifacts.clone(), logs.clone(), usage.clone(), &options);
-    let client = ClientService::new(handle, artifacts, reader, logs, usage);
+    let quotas = Arc::new(Quotas::new(options.access.quotas));
+    let worker = WorkerService::new(
+        handle.clone(),
+        artifacts.clone(),
+        logs.clone(),
+        usage.clone(),
+        Arc::clone(&quotas),
+        &options,
+    );
+    let client = ClientService::new(handle, artifacts, reader, logs, usage, quotas);
     let (health, health_service) = tonic_health::server::health_reporter();
     let (worker, client) = (net::worker_server(worker), net::client_server(client));
     mark_serving(&health, &worker, &client).await;

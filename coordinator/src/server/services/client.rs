@@ -1,5 +1,7 @@
 //! `mtinet.v1.Client`: studies, events, workers and results for people's commands and dashboards.
 
+use std::sync::Arc;
+
 use mtinet_core::Request as Asked;
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey, suggest};
@@ -18,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::feed::Feed;
 use super::{check_version, log, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
-use crate::server::auth::Caller;
+use crate::server::auth::{Caller, Followed, Quotas};
 use crate::server::driver::Handle;
 use crate::server::logs::Logs;
 use crate::server::store::Reader;
@@ -34,12 +36,20 @@ pub struct ClientService {
     log: Reader,
     logs: Logs,
     usage: FleetUsage,
+    quotas: Arc<Quotas>,
 }
 
 impl ClientService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, logs: Logs, usage: FleetUsage) -> Self {
-        Self { driver, artifacts, log, logs, usage }
+    pub fn new(
+        driver: Handle,
+        artifacts: Artifacts,
+        log: Reader,
+        logs: Logs,
+        usage: FleetUsage,
+        quotas: Arc<Quotas>,
+    ) -> Self {
+        Self { driver, artifacts, log, logs, usage, quotas }
     }
 
     /// A worker must find the weights that an arm starts from, whenever it asks.
@@ -85,9 +95,9 @@ impl ClientService {
 
 #[tonic::async_trait]
 impl Client for ClientService {
-    type StreamEventsStream = ReceiverStream<Result<v1::RecordedEvent, Status>>;
+    type StreamEventsStream = Followed<ReceiverStream<Result<v1::RecordedEvent, Status>>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
-    type StreamLogStream = ReceiverStream<Result<v1::LogChunk, Status>>;
+    type StreamLogStream = Followed<ReceiverStream<Result<v1::LogChunk, Status>>>;
 
     async fn get_server_info(
         &self,
@@ -236,6 +246,7 @@ impl Client for ClientService {
         let StreamEventsRequest { study, after, follow } = *request.get_ref();
         let study = StudyId(study);
         self.check_study(study).await?;
+        let share = follow.then(|| self.quotas.follow(&Caller::of(&request))).transpose()?;
         // Subscribing before reading leaves no gap between what is stored and what is live.
         let live = if follow { Some(self.driver.subscribe()?) } else { None };
         let (events, stream) = mpsc::channel(EVENTS_AHEAD);
@@ -244,18 +255,21 @@ impl Client for ClientService {
             // Whoever hung up needs no answer.
             let _ = feed.run(live).await;
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(Followed::new(ReceiverStream::new(stream), share)))
     }
 
     async fn stream_log(
         &self,
         request: Request<v1::StreamLogRequest>,
     ) -> Result<Response<Self::StreamLogStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let trial = request.trial.clone();
         let v1::Trial { study, key } = trial.ok_or_else(|| Status::invalid_argument("name the trial"))?;
         let id = self.find_trial(study, &key).await?;
-        log::show(&self.driver, &self.logs, id, &request).await.map(Response::new)
+        let share = request.follow.then(|| self.quotas.follow(&caller)).transpose()?;
+        let shown = log::show(&self.driver, &self.logs, id, &request).await?;
+        Ok(Response::new(Followed::new(shown, share)))
     }
 
     async fn list_workers(

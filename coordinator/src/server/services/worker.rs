@@ -1,5 +1,6 @@
 //! `mtinet.v1.Worker`: agents join, keep a session, and move artifacts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_domain::WorkerId;
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{check_version, log, receive_artifact, send_artifact};
 use crate::server::artifacts::Artifacts;
-use crate::server::auth::Caller;
+use crate::server::auth::{Caller, Quotas};
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
 use crate::server::logs::Logs;
@@ -34,6 +35,7 @@ pub struct WorkerService {
     artifacts: Artifacts,
     logs: Logs,
     usage: FleetUsage,
+    quotas: Arc<Quotas>,
     heartbeat_ms: u32,
     lease_ms: u64,
 }
@@ -45,10 +47,11 @@ impl WorkerService {
         artifacts: Artifacts,
         logs: Logs,
         usage: FleetUsage,
+        quotas: Arc<Quotas>,
         options: &ServerOptions,
     ) -> Self {
         let (heartbeat_ms, lease_ms) = (options.heartbeat_ms, options.lease_ms);
-        Self { driver, artifacts, logs, usage, heartbeat_ms, lease_ms }
+        Self { driver, artifacts, logs, usage, quotas, heartbeat_ms, lease_ms }
     }
 }
 
@@ -59,8 +62,10 @@ impl Worker for WorkerService {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         check_version(request.get_ref().protocol_version)?;
+        let caller = Caller::of(&request);
+        self.quotas.join(&caller)?;
         Ok(Response::new(JoinResponse {
-            worker_id: Caller::of(&request).new_worker_id(),
+            worker_id: caller.new_worker_id(),
             heartbeat_interval_ms: self.heartbeat_ms,
             lease_ms: u32::try_from(self.lease_ms).unwrap_or(u32::MAX),
         }))
@@ -77,11 +82,13 @@ impl Worker for WorkerService {
         caller.may_speak_for(&hello.worker_id)?;
         let hello = convert::hello(hello).map_err(|error| error.within("hello"))?;
         let worker = hello.worker.clone();
+        let shares = self.quotas.session(&caller, u32::try_from(hello.slots.len()).unwrap_or(u32::MAX))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let session = self.driver.open(hello, outbox.clone()).await?;
         let (driver, usage) = (self.driver.clone(), self.usage.clone());
         tokio::spawn(async move {
             read(&driver, &usage, messages, &worker, session, outbox).await;
+            drop(shares);
             usage.forget(&worker, session);
             // The driver may be gone first, at the end of the server.
             let _ = driver.close(worker, session).await;
