@@ -79,7 +79,6 @@ impl Handle {
     /// Asks for something in the name of `by`; the answer comes when what follows from it is stored.
     pub async fn ask(&self, request: Request, by: Option<String>) -> Result<u32, Status> {
         let (reply, answer) = oneshot::channel();
-        tracing::info!(target: "audit", by, ?request, "asked");
         self.send(Input::Ask { request, by, reply, call: Span::current() }).await?;
         answer.await.map_err(|_| ended())?.map_err(|refusal| match refusal {
             Refusal::Unknown(words) => Status::not_found(words),

@@ -55,7 +55,7 @@ enum Input {
 /// What is done when the events of a batch are stored.
 enum Afterwards {
     Submitted(oneshot::Sender<StudyId>, StudyId),
-    Asked(oneshot::Sender<Result<u32, Refusal>>, Result<u32, Refusal>),
+    Asked(oneshot::Sender<Result<u32, Refusal>>, journal::Asked),
     Look(Look),
     Welcome(WorkerId, u64),
 }

@@ -158,11 +158,11 @@ impl State {
             }
             Input::Ask { request, by, reply, call } => {
                 round.call.get_or_insert(call);
-                let answer = self.core.on_request(now_ms, &request, by).map(|(count, effects)| {
+                let answer = self.core.on_request(now_ms, &request, by.clone()).map(|(count, effects)| {
                     round.effects.extend(effects);
                     count
                 });
-                round.afterwards.push(Afterwards::Asked(reply, answer));
+                round.afterwards.push(Afterwards::Asked(reply, journal::Asked { by, request, answer }));
             }
             Input::Look(look) => round.afterwards.push(Afterwards::Look(look)),
         }
@@ -209,7 +209,10 @@ impl State {
                     self.send(&worker, convert::welcome(last_seq));
                 }
                 Afterwards::Submitted(reply, study) => drop(reply.send(study)),
-                Afterwards::Asked(reply, answer) => drop(reply.send(answer)),
+                Afterwards::Asked(reply, asked) => {
+                    asked.tell();
+                    drop(reply.send(asked.answer));
+                }
                 Afterwards::Look(look) => look(&self.core, now_ms),
             }
         }
