@@ -26,10 +26,10 @@ const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 
 /// A fixed stream of bytes that looks random.
-struct Noise(u64);
+pub struct Noise(pub u64);
 
 impl Noise {
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut next = || {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
@@ -76,7 +76,7 @@ async fn say(mut to: impl AsyncReadExt + AsyncWriteExt + Unpin, what: &[u8]) {
     let _ = tokio::time::timeout(Duration::from_millis(50), listen).await;
 }
 
-async fn still_serves(server: &Server) {
+pub async fn still_serves(server: &Server) {
     let answer = async { server.client().await.list_studies(v1::ListStudiesRequest {}).await };
     within("an answer", answer).await.unwrap();
 }

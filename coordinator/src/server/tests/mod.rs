@@ -10,6 +10,7 @@ mod joining;
 mod lifecycle;
 mod logs;
 mod metrics;
+mod mutated;
 mod refusals;
 mod requests;
 mod usage;
