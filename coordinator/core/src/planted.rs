@@ -65,12 +65,28 @@ pub enum Bug {
     RevivesCancelledTrials,
     /// Pausing is not recorded: a restart forgets it.
     DoesNotRecordPauses,
+    /// Attempts are stopped to go on wider while trials wait.
+    WidensAlthoughTrialsWait,
+    /// Attempts are stopped to go on wider although nothing is spare.
+    WidensWithoutRoom,
+    /// The study that is served last comes first.
+    IgnoresPriority,
+    /// The last fold of an arm is served first.
+    ServesLastFoldFirst,
+    /// A trial that waits behind another says that it waits behind itself.
+    NamesItselfAsAhead,
+    /// What keeps a whole study from starting is not told.
+    ForgetsWhyStudiesWait,
+    /// Of a hang, the rank that waited is blamed, although the one that did not arrive had to be killed.
+    BlamesWhoWaited,
+    /// Of a hang, the rank that tells of it is blamed, although it tells who did not arrive.
+    BlamesTheTeller,
 }
 
 #[cfg(mtinet_mutations)]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 26] = [
         Self::KeepsSlotOfExitedRank,
         Self::UsesSlotsOfAwayWorkers,
         Self::RestartsBeforePeersStopped,
@@ -89,5 +105,13 @@ impl Bug {
         Self::SetsAsideAtOnce,
         Self::RevivesCancelledTrials,
         Self::DoesNotRecordPauses,
+        Self::WidensAlthoughTrialsWait,
+        Self::WidensWithoutRoom,
+        Self::IgnoresPriority,
+        Self::ServesLastFoldFirst,
+        Self::NamesItselfAsAhead,
+        Self::ForgetsWhyStudiesWait,
+        Self::BlamesWhoWaited,
+        Self::BlamesTheTeller,
     ];
 }

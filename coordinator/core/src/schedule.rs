@@ -48,7 +48,12 @@ impl Core {
         self.waits.clear();
         self.front = None;
         let mut round = Round::default();
-        let mut next = self.ready.first_key_value().map(|(turn, _)| *turn);
+        let first = if planted!(self, IgnoresPriority) {
+            self.ready.last_key_value()
+        } else {
+            self.ready.first_key_value()
+        };
+        let mut next = first.map(|(turn, _)| *turn);
         while let Some(turn) = next {
             let (Reverse(_), study) = turn;
             if self.nobody_waits_for(&self.studies[&study]).is_none() {
@@ -69,8 +74,7 @@ impl Core {
     fn serve(&mut self, now_ms: u64, turn: Turn, round: &mut Round, effects: &mut Effects) {
         let (_, study) = turn;
         let mut from = 0;
-        while let Some(position) = self.ready.get(&turn).and_then(|queue| queue.range(from..).next()).copied()
-        {
+        while let Some(position) = self.next_in_study(turn, from) {
             let id = self.studies[&study].id_of(position);
             match self.decide(&self.studies[&study], position, round) {
                 Decision::Start(placements) => {
@@ -91,6 +95,15 @@ impl Core {
             }
             from = position + 1;
         }
+    }
+
+    /// The trial of a study that is looked at next.
+    fn next_in_study(&self, turn: Turn, from: u32) -> Option<u32> {
+        let queue = self.ready.get(&turn)?;
+        if from == 0 && planted!(self, ServesLastFoldFirst) {
+            return queue.last().copied();
+        }
+        queue.range(from..).next().copied()
     }
 
     /// Reserves what a trial waits for; whether something is left for those behind it in its study.
@@ -183,6 +196,9 @@ impl Core {
                     total: self.pool.total_among(kind, others),
                     avoids: avoids.iter().cloned().collect(),
                 })
+            }
+            (None, Some(_)) if planted!(self, NamesItselfAsAhead) => {
+                Decision::Wait(WaitReason::Behind(study.id_of(position)))
             }
             (None, Some((ahead, _))) => Decision::Wait(WaitReason::Behind(*ahead)),
             (None, None) => Decision::Wait(WaitReason::Slots {

@@ -180,7 +180,9 @@ impl Core {
     }
 
     fn wait_reason(&self, study: &Study, position: u32) -> WaitReason {
-        if let Some(reason) = self.nobody_waits_for(study) {
+        if let Some(reason) = self.nobody_waits_for(study)
+            && !planted!(self, ForgetsWhyStudiesWait)
+        {
             return reason;
         }
         match self.waits.get(&study.id) {

@@ -10,6 +10,7 @@ use mtinet_domain::{AttemptId, Rank, StudyId, TrialId, WorkerId};
 
 use crate::agent::Key;
 use crate::coordinator::{Input, Outcome, Word};
+use crate::decisions::check_hang;
 use crate::world::{Checked, World};
 
 /// A worker with a session must have done within this time what it was last told.
@@ -38,6 +39,10 @@ pub struct Ledger {
     stopping: BTreeMap<AttemptId, u64>,
     /// The newest checkpoint of each trial, by the log.
     checkpoints: BTreeMap<TrialId, CheckpointRef>,
+    /// Ranks that others said first did not arrive.
+    pub missed: BTreeMap<AttemptId, Vec<Rank>>,
+    /// Ranks whose process was ended by SIGKILL, by the log.
+    pub killed: BTreeSet<Key>,
     paused: BTreeSet<StudyId>,
     cancelled: BTreeSet<TrialId>,
     drained: BTreeSet<WorkerId>,
@@ -52,13 +57,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Whether an attempt is being stopped, by the log.
+    pub fn is_stopping(&self, id: AttemptId) -> bool {
+        self.stopping.contains_key(&id)
+    }
+
     /// The coordinator started again.
     pub fn restarted(&mut self, now: u64) {
         self.restarted_at = now;
     }
 }
 
-fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Checked {
+pub fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
@@ -87,6 +97,8 @@ impl World<'_> {
         }
         // Handlers decide about workers first and about trials at their end.
         self.check_gangs(outcome)?;
+        self.check_order(outcome)?;
+        self.check_widening(outcome)?;
         for (worker, word) in &outcome.words {
             if let Word::Welcome(seq) | Word::Ack(seq) = word {
                 self.check_acknowledged(worker, *seq)?;
@@ -113,19 +125,6 @@ impl World<'_> {
             }
         }
         Ok(())
-    }
-
-    fn check_reason(&self, id: TrialId) -> Checked {
-        use mtinet_core::WaitReason::{Elsewhere, Slots};
-        let Some(reason) = self.coordinator.core.reason(id) else {
-            return Err(format!("{id} waits and nobody can say why"));
-        };
-        match &reason {
-            Slots { needed, free, .. } | Elsewhere { needed, free, .. } => {
-                ensure(free < needed, || format!("{id} waits although there is room: {reason}"))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Ranks of a gang are started all together, in slots that exist and are free.
@@ -256,7 +255,10 @@ impl World<'_> {
             (Event::CheckpointStored { checkpoint, .. }, Some(id)) => {
                 self.ledger.checkpoints.insert(id.trial, checkpoint.clone());
             }
-            (Event::RankExited { rank, .. }, Some(id)) => drop(self.ledger.exited.insert((id, *rank))),
+            (Event::RankExited { rank, exit, report, .. }, Some(id)) => {
+                self.ledger.exited.insert((id, *rank));
+                self.note_missed(id, *rank, *exit, report);
+            }
             (Event::RankLost { rank, worker, how, .. }, Some(id)) => {
                 self.check_lost(worker, *how)?;
                 self.ledger.given_up.insert((id, *rank));
@@ -337,6 +339,7 @@ impl World<'_> {
                 self.forget_failures(id);
             }
             AttemptEnd::Failed(cause) | AttemptEnd::Unfit { cause, .. } => {
+                check_hang(self.gangs.get(&id).and_then(|gang| gang.hung), ledger, id, cause)?;
                 let own = cause.rank.is_some_and(|rank| ledger.exited.contains(&(id, rank)));
                 ensure(!lost || cause.exit == ProcessExit::NotStarted && own, || {
                     format!("{id} lost a worker, and that counts as {cause:?}")
