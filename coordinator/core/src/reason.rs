@@ -31,6 +31,8 @@ pub enum WaitReason {
     },
     /// A person paused its study.
     Paused,
+    /// A person paused it.
+    TrialPaused,
     /// It failed on a worker and waits for another one.
     Elsewhere {
         /// Slots that it needs at once.
@@ -75,6 +77,7 @@ impl fmt::Display for WaitReason {
                 "no worker takes trials: {drained} drained, {set_aside} set aside; `mtinet workers` says why"
             ),
             Self::Paused => f.write_str("the study is paused"),
+            Self::TrialPaused => f.write_str("the trial is paused"),
             Self::Elsewhere { needed, kind, free, total, avoids } => {
                 let avoids: Vec<&str> = avoids.iter().map(|worker| worker.0.as_str()).collect();
                 let (s, avoids) = (plural(*needed), avoids.join(", "));

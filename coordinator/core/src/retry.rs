@@ -62,7 +62,7 @@ pub(crate) fn describe_end(end: &AttemptEnd) -> String {
         AttemptEnd::Failed(cause) => format!("failed: {}", describe(cause)),
         AttemptEnd::WorkerLost { worker, reason } => format!("worker {worker} is lost: {reason}"),
         AttemptEnd::Cancelled => "it is cancelled".to_owned(),
-        AttemptEnd::Paused => "the study is paused".to_owned(),
+        AttemptEnd::Paused => "it is paused".to_owned(),
         AttemptEnd::Drained { worker } => format!("worker {worker} is being drained"),
         AttemptEnd::Unfit { worker, cause } => format!("failed on worker {worker}: {}", describe(cause)),
         AttemptEnd::Widened => "goes on with more ranks".to_owned(),

@@ -174,6 +174,7 @@ impl Core {
                 }
                 Some(self.wait_reason(study, position))
             }
+            TrialState::Paused => Some(WaitReason::TrialPaused),
             TrialState::Stopping { end, .. } => Some(WaitReason::Stopping { reason: describe_end(end) }),
             _ => None,
         }

@@ -111,6 +111,7 @@ impl World<'_> {
                 wrong("waits for one that does not come before it")
             }
             WaitReason::Paused if !study.paused => wrong("is of a study that goes on"),
+            WaitReason::TrialPaused if trial != Some(&TrialState::Paused) => wrong("is not paused"),
             WaitReason::NoUsableWorkers { .. } if core.workers().any(|(_, worker)| worker.is_usable()) => {
                 wrong("could be given to a worker")
             }

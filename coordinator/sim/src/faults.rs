@@ -183,13 +183,15 @@ impl World<'_> {
         let trial = *self.chance.pick(&trials)?;
         let workers: Vec<String> = self.coordinator.core.workers().map(|(id, _)| id.0.clone()).collect();
         let worker = self.chance.pick(&workers).cloned().unwrap_or_default();
-        Some(match self.chance.below(16) {
+        Some(match self.chance.below(19) {
             0..=2 => Request::PauseStudy(study),
             3..=6 => Request::ResumeStudy(study),
             7 => Request::CancelStudy(study),
             8 | 9 => Request::CancelTrial(trial),
             10 | 11 => Request::RetryTrials { study, trials: Vec::new() },
             12 => Request::RetryTrials { study, trials: vec![trial.key] },
+            16 => Request::PauseTrial(trial),
+            17 | 18 => Request::ResumeTrial(trial),
             13 => Request::Drain(worker),
             14 => Request::Undrain(worker),
             _ => Request::Readmit(worker),
@@ -215,8 +217,12 @@ impl World<'_> {
         }
         let studies: Vec<StudyId> = self.coordinator.core.studies().map(|study| study.id).collect();
         let workers: Vec<String> = self.coordinator.core.workers().map(|(id, _)| id.0.clone()).collect();
+        let trials: Vec<TrialId> = self.coordinator.core.trial_ids().collect();
         for study in studies {
             self.tell_coordinator(None, Input::Request(Request::ResumeStudy(study)))?;
+        }
+        for trial in trials {
+            self.tell_coordinator(None, Input::Request(Request::ResumeTrial(trial)))?;
         }
         for worker in workers {
             self.tell_coordinator(None, Input::Request(Request::Undrain(worker.clone())))?;

@@ -19,7 +19,7 @@
 //! - **The live state is what the log gives**: a second core that sees recorded events alone stays equal to it, and so
 //!   is a replay without measurements at each restart.
 //! - **An attempt goes on from the newest recorded checkpoint**; no artifact is let go of that a trial still names.
-//! - **Nothing starts** in a paused study, for a cancelled trial, or on a drained or set-aside worker.
+//! - **Nothing starts** in a paused study, for a paused or cancelled trial, or on a drained or set-aside worker.
 //! - **Losing a worker is no failure** of a trial, and no worker is given up before its lease (after a restart, before
 //!   the grace) is over. The last worker is never set aside.
 //! - **Every trial that waits can say why**, and it is so; none waits for slots that are free.

@@ -44,6 +44,7 @@ pub struct Ledger {
     /// Ranks whose process was ended by SIGKILL, by the log.
     pub killed: BTreeSet<Key>,
     paused: BTreeSet<StudyId>,
+    paused_trials: BTreeSet<TrialId>,
     cancelled: BTreeSet<TrialId>,
     drained: BTreeSet<WorkerId>,
     set_aside: BTreeSet<WorkerId>,
@@ -118,7 +119,10 @@ impl World<'_> {
         for study in coordinator.core.studies() {
             for (key, trial) in study.trials() {
                 let id = TrialId { study: study.id, key };
-                let waits = matches!(trial.state, TrialState::Waiting { .. } | TrialState::Stopping { .. });
+                let waits = matches!(
+                    trial.state,
+                    TrialState::Waiting { .. } | TrialState::Paused | TrialState::Stopping { .. }
+                );
                 if waits {
                     self.check_reason(id)?;
                 }
@@ -276,8 +280,15 @@ impl World<'_> {
             (Event::TrialCancelled { trial, .. }, _) => {
                 self.ledger.cancelled.insert(TrialId { study, key: *trial });
             }
+            (Event::TrialPaused { trial, .. }, _) => {
+                self.ledger.paused_trials.insert(TrialId { study, key: *trial });
+            }
+            (Event::TrialResumed { trial, .. }, _) => {
+                self.ledger.paused_trials.remove(&TrialId { study, key: *trial });
+            }
             (Event::TrialsRetried { trials, .. }, _) => {
                 for key in trials {
+                    self.ledger.paused_trials.remove(&TrialId { study, key: *key });
                     self.ledger.cancelled.remove(&TrialId { study, key: *key });
                 }
             }
@@ -305,6 +316,7 @@ impl World<'_> {
     fn check_attempt(&mut self, id: AttemptId, resume: Option<&CheckpointRef>) -> Checked {
         let ledger = &mut self.ledger;
         ensure(!ledger.paused.contains(&id.trial.study), || format!("{id} starts in a paused study"))?;
+        ensure(!ledger.paused_trials.contains(&id.trial), || format!("{id} starts and is paused"))?;
         ensure(!ledger.cancelled.contains(&id.trial), || format!("{id} starts and is cancelled"))?;
         ensure(resume == ledger.checkpoints.get(&id.trial), || {
             format!("{id} goes on from {resume:?}, not {:?}", ledger.checkpoints.get(&id.trial))

@@ -149,6 +149,19 @@ impl Coordinator {
         Ok(())
     }
 
+    /// Lets nothing of a trial start; how many attempts are being stopped for it.
+    pub async fn pause_trial(&mut self, study: StudyId, key: TrialKey) -> Result<u32, CliError> {
+        let trial = Some(v1::Trial { study: study.0, key: key.to_string() });
+        Ok(self.client.pause_trial(v1::PauseTrialRequest { trial }).await?.into_inner().stopping)
+    }
+
+    /// Lets a paused trial go on.
+    pub async fn resume_trial(&mut self, study: StudyId, key: TrialKey) -> Result<(), CliError> {
+        let trial = Some(v1::Trial { study: study.0, key: key.to_string() });
+        self.client.resume_trial(v1::ResumeTrialRequest { trial }).await?;
+        Ok(())
+    }
+
     /// Lets nothing of a study start; how many attempts are being stopped for it.
     pub async fn pause(&mut self, study: StudyId) -> Result<u32, CliError> {
         let request = v1::PauseStudyRequest { study: study.0 };

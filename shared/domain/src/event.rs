@@ -197,6 +197,22 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     },
+    /// A person paused one trial; its attempt, where it has one, is asked to save and stop.
+    TrialPaused {
+        /// The trial.
+        trial: TrialKey,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A person let a paused trial go on.
+    TrialResumed {
+        /// The trial.
+        trial: TrialKey,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
     /// A person had trials that failed or were cancelled tried again, from their last checkpoints and with their
     /// failures forgotten. A study that was over goes on.
     TrialsRetried {
@@ -289,6 +305,8 @@ impl Event {
             Self::StudyResumed { .. } => "study_resumed",
             Self::TrialCancelled { .. } => "trial_cancelled",
             Self::TrialsRetried { .. } => "trials_retried",
+            Self::TrialPaused { .. } => "trial_paused",
+            Self::TrialResumed { .. } => "trial_resumed",
         }
     }
 
@@ -305,7 +323,9 @@ impl Event {
             | Self::AttemptStopping { trial, .. }
             | Self::AttemptEnded { trial, .. }
             | Self::TrialFailed { trial, .. }
-            | Self::TrialCancelled { trial, .. } => Some(*trial),
+            | Self::TrialCancelled { trial, .. }
+            | Self::TrialPaused { trial, .. }
+            | Self::TrialResumed { trial, .. } => Some(*trial),
             Self::StudySubmitted { .. }
             | Self::StudyCancelled { .. }
             | Self::StudyFinished { .. }
@@ -334,6 +354,8 @@ impl Event {
             | Self::StudyPaused { .. }
             | Self::StudyResumed { .. }
             | Self::TrialCancelled { .. }
+            | Self::TrialPaused { .. }
+            | Self::TrialResumed { .. }
             | Self::TrialsRetried { .. } => None,
         }
     }

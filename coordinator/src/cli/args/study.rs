@@ -19,9 +19,9 @@ pub enum StudyCommand {
     Show(ShowArgs),
     /// End a study, or one trial of it; what runs stops at a step boundary.
     Cancel(CancelArgs),
-    /// Let nothing of a study start until it is resumed; what runs saves and stops.
+    /// Let nothing of a study, or of one trial of it, start until it is resumed; what runs saves and stops.
     Pause(PauseArgs),
-    /// Let a paused study go on.
+    /// Let a paused study, or a paused trial, go on.
     Resume(PauseArgs),
     /// Try trials that failed or were cancelled again, from their last checkpoints.
     Retry(RetryArgs),
@@ -106,6 +106,9 @@ pub struct CancelArgs {
 pub struct PauseArgs {
     /// Number or name of the study; of several with one name, the newest.
     pub study: String,
+    /// Only this trial.
+    #[arg(long, value_name = "ARM/FOLD/SEED")]
+    pub trial: Option<TrialKey>,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

@@ -75,7 +75,7 @@ fn line(study: StudyId, event: &Event) -> Option<Line> {
                 format!("attempt failed on worker {worker} ({}): {}", cause.exit, cause.message)
             }
             AttemptEnd::Cancelled => "attempt cancelled".to_owned(),
-            AttemptEnd::Paused => "attempt stopped: the study is paused".to_owned(),
+            AttemptEnd::Paused => "attempt stopped: it is paused".to_owned(),
             AttemptEnd::Drained { worker } => format!("attempt stopped: worker {worker} is drained"),
             AttemptEnd::Widened => "attempt stopped to go on with more ranks".to_owned(),
         },

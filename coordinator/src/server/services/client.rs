@@ -203,6 +203,24 @@ impl Client for ClientService {
         Ok(Response::new(v1::CancelTrialResponse {}))
     }
 
+    async fn pause_trial(
+        &self,
+        request: Request<v1::PauseTrialRequest>,
+    ) -> Result<Response<v1::PauseTrialResponse>, Status> {
+        let trial = required("trial", request.get_ref().trial.clone())?;
+        let stopping = self.driver.ask(Asked::PauseTrial(trial), by(&request)).await?;
+        Ok(Response::new(v1::PauseTrialResponse { stopping }))
+    }
+
+    async fn resume_trial(
+        &self,
+        request: Request<v1::ResumeTrialRequest>,
+    ) -> Result<Response<v1::ResumeTrialResponse>, Status> {
+        let trial = required("trial", request.get_ref().trial.clone())?;
+        self.driver.ask(Asked::ResumeTrial(trial), by(&request)).await?;
+        Ok(Response::new(v1::ResumeTrialResponse {}))
+    }
+
     async fn drain_worker(
         &self,
         request: Request<v1::DrainWorkerRequest>,
