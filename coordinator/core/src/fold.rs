@@ -397,6 +397,7 @@ impl Core {
             }
             self.note_narrow(now_ms, id);
         }
+        self.await_marked(now_ms);
         self.end_pauses_beyond(now_ms + MAX_PAUSE_MS);
         self.last_tick_ms = None;
         self.undecided = true;

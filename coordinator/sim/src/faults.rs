@@ -4,7 +4,7 @@ use mtinet_core::{Fact, Request};
 use mtinet_domain::trial::CheckpointRef;
 use mtinet_domain::{AttemptId, Rank, StudyId, StudySpec, TrialId};
 
-use crate::agent::Key;
+use crate::agent::{Agent, Key};
 use crate::coordinator::{Crash, Input};
 use crate::world::{Checked, Item, World};
 
@@ -146,9 +146,10 @@ impl World<'_> {
             self.break_gang(attempt);
         }
         if self.agents.len() < MACHINES {
-            let (slots, bad) = (self.agents[agent].slots.clone(), self.agents[agent].bad);
+            let Agent { machine, slots, bad, .. } = &self.agents[agent];
+            let again = Item::Rejoin(*machine, slots.clone(), *bad);
             let delay = self.chance.between(500, 15_000);
-            self.after(delay, Item::Rejoin(slots, bad));
+            self.after(delay, again);
         }
     }
 

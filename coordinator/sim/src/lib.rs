@@ -97,6 +97,7 @@ pub fn config() -> CoreConfig {
         adoption_grace_ms: 6000,
         cancel_grace_ms: 2000,
         forget_lost_ms: 20_000,
+        forget_marks_ms: 30_000,
         pause_grace_ms: 3000,
         hang_grace_ms: 1000,
         store_limit_ms: 20_000,

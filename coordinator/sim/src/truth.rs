@@ -48,6 +48,8 @@ pub struct Ledger {
     cancelled: BTreeSet<TrialId>,
     drained: BTreeSet<WorkerId>,
     set_aside: BTreeSet<WorkerId>,
+    /// The machine whose agent was forgotten last: another one may take the mark over.
+    forgotten: Option<usize>,
     /// Failures on each worker since its last success, what could not start counted twice.
     failures: BTreeMap<WorkerId, u32>,
     /// When the coordinator last heard each worker.
@@ -231,10 +233,19 @@ impl World<'_> {
                 self.ledger.failures.remove(&worker);
                 self.ledger.set_aside.remove(&worker);
             }
+            FleetEvent::WorkerForgotten { .. } => {
+                let machine = self.agent_of(&worker).map(|agent| agent.machine);
+                let here = self.coordinator.sessions.contains_key(&worker);
+                ensure(!here, || format!("{worker} is forgotten and here"))?;
+                self.ledger.drained.remove(&worker);
+                self.ledger.forgotten = machine.filter(|_| self.ledger.set_aside.remove(&worker));
+            }
             FleetEvent::WorkerSetAside { .. } => {
+                let machine = self.agent_of(&worker).map(|agent| agent.machine);
+                let inherits = machine.is_some() && self.ledger.forgotten.take() == machine;
                 let failures = self.ledger.failures.remove(&worker).unwrap_or(0);
                 // Where the process was killed between the logs, the last failure is yet to be told again.
-                ensure(failures >= 3 || crashed, || {
+                ensure(failures >= 3 || crashed || inherits, || {
                     format!("{worker} is set aside after failures of weight {failures}")
                 })?;
                 let others = self.coordinator.core.workers().any(|(_, worker)| worker.is_usable());

@@ -106,7 +106,7 @@ mod tests {
         let path = dir.path().join("fleet.db");
         let worker = WorkerId("w".into());
         let drained = FleetEvent::WorkerDrained { worker: worker.clone(), by: Some("ada".into()) };
-        let aside = FleetEvent::WorkerSetAside { worker, reason: "no data set".into() };
+        let aside = FleetEvent::WorkerSetAside { worker, reason: "no data set".into(), name: None };
         let log = FleetLog::open(&path).unwrap();
         log.append(1, vec![drained.clone()]).await.unwrap();
         log.append(2, vec![aside.clone()]).await.unwrap();

@@ -43,6 +43,85 @@ fn a_worker_with_a_wrong_data_root_fails_no_study() {
     assert_eq!(on(&env, &bad), [trial(second, "unet/0/0")]);
 }
 
+/// An agent of a machine that is set aside, beside a good one.
+fn set_aside() -> (TestEnv, WorkerId) {
+    let mut env = TestEnv::new();
+    env.submit("folds = [0, 1, 2]");
+    let bad = env.join_named("bad.1", "node1", 1);
+    env.join_cpus("good", 1);
+    for _ in 0..2 {
+        let id = on(&env, &bad)[0];
+        env.rank_fails(id, 0, ProcessExit::NotStarted, "no data set here");
+    }
+    assert!(matches!(env.fleet_log.last(), Some(FleetEvent::WorkerSetAside { .. })));
+    (env, bad)
+}
+
+fn is_set_aside(env: &TestEnv, id: &WorkerId) -> bool {
+    env.core.workers().any(|(other, worker)| other == id && worker.set_aside.is_some())
+}
+
+#[test]
+fn a_machine_stays_set_aside_when_its_agent_starts_anew() {
+    let (mut env, bad) = set_aside();
+    // Another agent of the same identity and one on a machine of the same name are not to blame.
+    let beside = env.join_named("bad.2", "node1", 1);
+    let elsewhere = env.join_named("bad.3", "node2", 1);
+    let namesake = env.join_named("other.1", "node1", 1);
+    for id in [&beside, &elsewhere, &namesake] {
+        assert!(!is_set_aside(&env, id), "{id}");
+    }
+    env.kill(&beside);
+    env.kill(&bad);
+    let again = env.join_named("bad.4", "node1", 1);
+    assert!(is_set_aside(&env, &again));
+    env.restart(true);
+    env.connect(&WorkerId("good".into()));
+    env.connect(&again);
+    assert!(is_set_aside(&env, &again), "{:?}", env.fleet_log);
+    env.request(&Request::Readmit(again.0.clone())).unwrap();
+    env.kill(&again);
+    let clean = env.join_named("bad.5", "node1", 1);
+    assert!(!is_set_aside(&env, &clean), "whoever readmits a machine means it");
+}
+
+#[test]
+fn after_a_restart_an_agent_has_time_to_come_back_before_another_is_taken_for_its_successor() {
+    let (mut env, bad) = set_aside();
+    env.restart(true);
+    env.connect(&WorkerId("good".into()));
+    let beside = env.join_named("bad.2", "node1", 1);
+    env.connect(&bad);
+    assert!(!is_set_aside(&env, &beside) && is_set_aside(&env, &bad));
+}
+
+#[test]
+fn what_cannot_be_done_without_does_not_inherit_a_mark() {
+    let (mut env, bad) = set_aside();
+    env.kill(&bad);
+    env.kill(&WorkerId("good".into()));
+    env.advance(super::env::LEASE_MS + 250);
+    let again = env.join_named("bad.2", "node1", 1);
+    assert!(!is_set_aside(&env, &again));
+}
+
+#[test]
+fn marks_of_those_who_are_gone_for_good_are_forgotten() {
+    let (mut env, bad) = set_aside();
+    env.request(&Request::Drain("good".into())).unwrap();
+    env.kill(&bad);
+    env.advance(1000);
+    let month = crate::CoreConfig::default().forget_marks_ms;
+    env.now += month - 5000;
+    env.advance(1000);
+    assert_eq!(env.core.marks.len(), 2);
+    env.now += 5000;
+    env.advance(1000);
+    assert_eq!(env.core.marks.len(), 1, "who is here stays drained: {:?}", env.fleet_log);
+    assert_eq!(env.fleet_log.last(), Some(&FleetEvent::WorkerForgotten { worker: bad }));
+    env.restart(true);
+}
+
 #[test]
 fn a_trial_waits_for_another_worker_and_leaves_this_one_to_others() {
     let mut env = TestEnv::new();
