@@ -14,6 +14,8 @@ use mtinet_domain::StudyId;
 use mtinet_domain::event::{Event, Recorded};
 
 pub use reader::Reader;
+#[cfg(test)]
+pub use schema::VERSION;
 pub use writer::Writer;
 
 /// An event as it is stored and sent to clients.
