@@ -157,6 +157,23 @@ impl Cluster {
         workers
     }
 
+    /// Waits until so many workers are ready.
+    ///
+    /// # Panics
+    /// Where they do not come.
+    pub fn wait_for_workers(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.workers().values().filter(|worker| worker.status == "ready").count() < count {
+            assert!(Instant::now() < deadline, "{count} workers do not come");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The work directory of a worker that is on no host of its own.
+    pub fn work_dir(&self, worker: &str) -> PathBuf {
+        self.dir.path().join(worker)
+    }
+
     /// The coordinator's address.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
@@ -167,10 +184,19 @@ impl Cluster {
     /// # Panics
     /// Where it is refused.
     pub fn submit(&self, study: &str) -> StudyId {
+        self.submit_with(study, &[])
+    }
+
+    /// As [`Cluster::submit`], with more arguments.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub fn submit_with(&self, study: &str, arguments: &[&str]) -> StudyId {
         let file = self.write("study.toml", study);
         let output = Command::new(program("mtinet"))
             .args(["study", "submit"])
             .arg(file)
+            .args(arguments)
             .arg("--coordinator")
             .arg(self.data_dir())
             .output()

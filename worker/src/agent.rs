@@ -25,6 +25,8 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::access::Access;
+use crate::data_cache::DataCache;
+use crate::dataset;
 use crate::estate;
 use crate::link::{Command, Link};
 use crate::logs;
@@ -81,6 +83,7 @@ pub struct Shared {
     pub(crate) client: WorkerClient<Channel>,
     pub(crate) access: Arc<Access>,
     pub(crate) cache: Cache,
+    pub(crate) data: DataCache,
     pub(crate) metrics: Metrics,
     sockets: tempfile::TempDir,
     next_socket: AtomicU64,
@@ -125,6 +128,7 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         client: access.worker_client()?,
         access: access.clone(),
         cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
+        data: DataCache::new(options.work_dir.join("cache/datasets"), options.data_cache_bytes),
         metrics: Metrics::default(),
         sockets,
         next_socket: AtomicU64::new(0),
@@ -243,6 +247,8 @@ impl Agent {
                     || RankCommand::Stop { reason: stop.reason.clone(), grace },
                 );
             }
+            // Not among the tasks: whoever asks can do without the answer of an agent that ends.
+            Command::Look(look) => drop(tokio::spawn(dataset::tell(Arc::clone(&self.shared), look))),
         }
     }
 

@@ -8,6 +8,7 @@
 mod access;
 mod agent;
 mod conversation;
+mod data_cache;
 mod dataset;
 pub mod devices;
 mod estate;
@@ -22,6 +23,7 @@ mod prepare;
 mod process;
 mod rank;
 mod rank_log;
+mod retrieval;
 mod session;
 pub mod settings;
 pub mod shell;

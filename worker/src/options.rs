@@ -31,6 +31,8 @@ pub struct Options {
     pub exit_when_idle: bool,
     /// Bound of the local checkpoint cache.
     pub artifact_cache_bytes: u64,
+    /// Bound of the data sets that are fetched.
+    pub data_cache_bytes: u64,
     /// Where metrics are served.
     pub metrics: Address,
     /// Whether trainers log as JSON.

@@ -3,22 +3,19 @@
 
 use std::path::{Path, PathBuf};
 
-use mtinet_domain::trial::{ArtifactRef, CheckpointRef, Device, RankAssignment};
+use mtinet_domain::trial::{ArtifactRef, CheckpointRef, DatasetRef, Device, RankAssignment};
 use mtinet_proto::v1::{StartRank, TrainerStart};
-use mtinet_runtime::artifacts::ArtifactError;
 use mtinet_runtime::convert::ToProto;
+use tracing::Instrument as _;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span};
 
 use crate::agent::Shared;
+use crate::data_cache::Lease;
 use crate::dataset;
-use crate::link::{chain, delays};
 use crate::logs;
 use crate::rank_log::RankLog;
+use crate::retrieval::{Store, retrieve};
 use crate::uplink::unhurried;
-
-/// Downloads of a file that arrive damaged before it is given up.
-const DAMAGED_TRIES: usize = 3;
 
 /// A rank that is ready to start.
 #[derive(Debug)]
@@ -29,6 +26,8 @@ pub struct Prepared {
     pub dir: RankDir,
     /// Its log.
     pub log: RankLog,
+    /// Keeps a data set of the cache where it is, until the rank's end.
+    pub lease: Option<Lease>,
 }
 
 /// A rank's own directory, which goes with it: what is worth keeping is stored by then, or in the cache.
@@ -62,13 +61,9 @@ pub async fn prepare(
     start: StartRank,
 ) -> Result<Prepared, String> {
     let options = &shared.options;
-    let (root, wanted) = (options.data_root.clone(), assignment.dataset.clone());
-    let dataset_dir = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted))
-        .await
-        .map_err(|error| format!("looking for the data set broke off: {error}"))?
-        .map_err(|error| error.to_string())?;
     let (dir, log) = unhurried(|| directories(&options.work_dir, assignment))
         .map_err(|error| format!("work directory {}: {error}", options.work_dir.display()))?;
+    let data = data(shared, assignment, &log).await?;
     let resume = Resume::fetch(shared, assignment, dir.path(), &log).await?;
     // A trial that has a checkpoint has left its initial weights behind.
     let initial =
@@ -85,8 +80,8 @@ pub async fn prepare(
             device: Some(device.to_proto()),
             threads: options.threads,
             host: options.advertise.clone(),
-            dataset_dir: text(&dataset_dir),
-            cache_dir: text(&options.work_dir.join("cache/slices")),
+            dataset_dir: text(&data.dir),
+            cache_dir: text(&data.slices),
             work_dir: text(dir.path()),
             resume_path: optional_text(&resume.resume_path),
             fallback_path: optional_text(&resume.fallback_path),
@@ -95,7 +90,41 @@ pub async fn prepare(
         },
         dir,
         log,
+        lease: data.lease,
     })
+}
+
+/// Where a trainer finds its data set and keeps its slices.
+struct Data {
+    dir: PathBuf,
+    slices: PathBuf,
+    lease: Option<Lease>,
+}
+
+/// The data set under the data root; where it is not there, the one in the cache, fetched where it is not there either.
+async fn data(shared: &Shared, assignment: &RankAssignment, log: &RankLog) -> Result<Data, String> {
+    let options = &shared.options;
+    let (root, wanted) = (options.data_root.clone(), assignment.dataset.clone());
+    let found = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted))
+        .await
+        .map_err(|error| format!("looking for the data set broke off: {error}"))?;
+    let absent = match found {
+        Ok(dir) => {
+            let slices = options.work_dir.join("cache/slices");
+            return Ok(Data { dir, slices, lease: None });
+        }
+        Err(absent) => absent,
+    };
+    let DatasetRef { name, hash, .. } = &assignment.dataset;
+    let tell = |words: &str| {
+        tracing::info!(dataset = name, hash, "{words}");
+        log.progress(words);
+    };
+    let span = tracing::trace_span!("dataset", hash);
+    let acquired = shared.data.acquire(hash, &Store(shared), &tell).instrument(span).await;
+    // Both, because either can be mended.
+    let lease = acquired.map_err(|words| format!("{absent}, and it cannot be fetched: {words}"))?;
+    Ok(Data { dir: lease.dir().to_owned(), slices: lease.slices(), lease: Some(lease) })
 }
 
 /// The rank's own directory, new and empty, and its log beside it.
@@ -205,42 +234,16 @@ async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<P
 }
 
 async fn download(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<PathBuf, String> {
-    let (mut damaged, mut refusals) = (0, 0);
-    let mut client = shared.client.clone();
-    for (delay, tries) in delays().zip(1_u32..) {
-        Span::current().record("tries", tries);
-        match shared.cache.get_or_fetch(&mut client, artifact).await {
-            Ok(cached) => {
-                // The rank's own link to it: the cache may drop its name at any time.
-                let linked = tokio::fs::hard_link(&cached, dest).await;
-                if linked.is_err() {
-                    tokio::fs::copy(&cached, dest).await.map_err(|error| error.to_string())?;
-                }
-                return Ok(dest.to_owned());
-            }
-            Err(ArtifactError::Damaged { hash, problem }) => {
-                damaged += 1;
-                tracing::warn!(hash, problem, "a file arrived damaged");
-                if damaged == DAMAGED_TRIES {
-                    return Err(format!("artifact {hash} is damaged: {problem}"));
-                }
-            }
-            Err(error) if error.is_transient() => {
-                let hash = &artifact.blake3;
-                tracing::warn!(error = chain(&error), hash, "fetching a file waits");
-            }
-            Err(error) if error.is_unauthenticated() => match shared.access.readmit(&mut refusals).await {
-                Some(other) => {
-                    client = other;
-                    continue;
-                }
-                None => return Err(chain(&error)),
-            },
-            Err(error) => return Err(chain(&error)),
-        }
-        tokio::time::sleep(delay).await;
+    let cached = retrieve(shared, &artifact.blake3, |mut client| async move {
+        shared.cache.get_or_fetch(&mut client, artifact).await
+    })
+    .await?;
+    // The rank's own link to it: the cache may drop its name at any time.
+    let linked = tokio::fs::hard_link(&cached, dest).await;
+    if linked.is_err() {
+        tokio::fs::copy(&cached, dest).await.map_err(|error| error.to_string())?;
     }
-    Err("gave up fetching".to_owned())
+    Ok(dest.to_owned())
 }
 
 #[cfg(test)]

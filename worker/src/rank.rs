@@ -120,7 +120,8 @@ impl RankTask {
     ) -> RankExit {
         let shared = Arc::clone(&self.shared);
         let key: RankKey = (self.assignment.attempt, self.assignment.rank);
-        let Prepared { start, dir, log } = prepared;
+        // The data set stays where it is until the trainer is gone.
+        let Prepared { start, dir, log, lease: _lease } = prepared;
         let socket = shared.next_socket();
         let listener = match UnixListener::bind(&socket) {
             Ok(listener) => listener,

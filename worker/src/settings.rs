@@ -45,7 +45,8 @@ pub struct Cli {
     /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1 [default: auto].
     #[arg(long)]
     pub devices: Option<String>,
-    /// Data sets lie in this directory; no study reaches outside of it [default: the current directory].
+    /// Data sets lie in this directory; no study reaches outside of it. One that is not there is fetched from the
+    /// coordinator [default: the current directory].
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
     /// Logs, caches and files on their way [default: mtinet-worker under $XDG_STATE_HOME or ~/.local/state].
@@ -128,6 +129,8 @@ pub struct WorkerSettings {
     pub metrics: String,
     /// Bound of the local checkpoint cache, in GB.
     pub artifact_cache_gb: u64,
+    /// Bound of the data sets that are fetched, in GB.
+    pub data_cache_gb: u64,
 }
 
 /// `[log]`
@@ -199,6 +202,7 @@ impl WorkerSettings {
             trainer,
             exit_when_idle: self.exit_when_idle,
             artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),
+            data_cache_bytes: self.data_cache_gb.saturating_mul(1_000_000_000),
             timings: Timings {
                 hang: self.hang_timeout.as_duration(),
                 stop_grace: self.stop_grace.as_duration(),

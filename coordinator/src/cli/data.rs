@@ -1,4 +1,4 @@
-//! `mtinet data ...`: data sets made, imported, checked and split on this machine. No coordinator is asked.
+//! `mtinet data ...`: data sets made, imported, checked and split on this machine. No coordinator is asked, but to upload one.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,24 +16,23 @@ use super::output::{print, print_json, say, table};
 use super::progress::Counter;
 use super::show;
 use super::study::blocking;
+use super::upload;
 
 pub async fn run(command: DataCommand) -> Result<(), CliError> {
     let interrupt = Interrupt::listen()?;
-    let destination = match &command {
-        DataCommand::Phantom(args) => Some(args.dst.clone()),
-        DataCommand::Import(ImportCommand::Nnunet(args)) => Some(args.dst.clone()),
-        DataCommand::Check(_) | DataCommand::Split(_) | DataCommand::Show(_) => None,
-    };
-    let work = blocking(move || match command {
-        DataCommand::Phantom(args) => make_phantom(&args),
-        DataCommand::Import(ImportCommand::Nnunet(args)) => import_nnunet(args),
-        DataCommand::Check(args) => check_dataset(&args),
-        DataCommand::Split(args) => split(&args),
-        DataCommand::Show(args) => show::run(&args),
-    });
-    match destination {
-        Some(destination) => or_abandon(&interrupt, &destination, work).await,
-        None => interrupt.or(work).await,
+    match command {
+        DataCommand::Phantom(args) => {
+            let destination = args.dst.clone();
+            or_abandon(&interrupt, &destination, blocking(move || make_phantom(&args))).await
+        }
+        DataCommand::Import(ImportCommand::Nnunet(args)) => {
+            let destination = args.dst.clone();
+            or_abandon(&interrupt, &destination, blocking(move || import_nnunet(args))).await
+        }
+        DataCommand::Check(args) => interrupt.or(blocking(move || check_dataset(&args))).await,
+        DataCommand::Split(args) => interrupt.or(blocking(move || split(&args))).await,
+        DataCommand::Show(args) => interrupt.or(blocking(move || show::run(&args))).await,
+        DataCommand::Upload(args) => interrupt.or(upload::run(args)).await,
     }
 }
 

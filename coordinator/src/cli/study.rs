@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::{print, print_json, print_raw, say};
 use super::prepare::{self, Prepared};
-use super::{initial, presets, status, watch};
+use super::{initial, presets, status, upload, watch};
 
 pub async fn run(command: StudyCommand) -> Result<(), CliError> {
     match command {
@@ -32,9 +32,10 @@ async fn submit(args: SubmitArgs) -> Result<(), CliError> {
     prepare::read(&args.file)?;
     let mut coordinator = Coordinator::connect(&args.server.url).await?;
     let file = args.file.clone();
-    let Prepared { spec, dataset, weights, .. } =
+    let Prepared { spec, dataset, directory, weights } =
         interrupt.or(blocking(move || prepare::prepare(&file))).await?;
     interrupt.or(initial::upload(&mut coordinator, &weights)).await?;
+    interrupt.or(upload::for_study(&mut coordinator, &directory, &dataset, args.upload_data)).await?;
     let study = coordinator.submit(&spec, &dataset).await?;
     let trials = spec.trials().len();
     say(format_args!("study {study} ({}) is submitted with {trials} trials", spec.name));

@@ -59,6 +59,11 @@ impl DataDir {
         self.path.join("artifacts")
     }
 
+    /// Which files belong to which data set.
+    pub fn datasets(&self) -> PathBuf {
+        self.path.join("datasets")
+    }
+
     /// What trainers wrote.
     pub fn logs(&self) -> PathBuf {
         self.path.join(LOGS)

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod coordinator;
+mod dataset;
 mod logs;
 mod program;
 #[cfg(feature = "otel")]
@@ -59,6 +60,7 @@ impl Scene {
             trainer: trainer::program(dir.path(), script),
             exit_when_idle: false,
             artifact_cache_bytes: 1 << 20,
+            data_cache_bytes: 1 << 30,
             metrics: mtinet_runtime::metrics::Address::Off,
             json_logs: false,
             timings: Timings { metrics: Duration::from_millis(20), ..Timings::default() },

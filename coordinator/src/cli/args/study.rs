@@ -55,6 +55,10 @@ pub enum Preset {
 pub struct SubmitArgs {
     /// The study file.
     pub file: PathBuf,
+    /// Whether to bring the data set to the coordinator, from which workers without it fetch it: auto does so where a
+    /// connected worker has not got it.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = UploadData::Auto, env = "MTINET_UPLOAD_DATA")]
+    pub upload_data: UploadData,
     /// Wait for the study's end and show its progress; exit code 1 where it does not complete.
     #[arg(long)]
     pub wait: bool,
@@ -66,6 +70,17 @@ pub struct SubmitArgs {
     pub json: bool,
     #[command(flatten)]
     pub server: Server,
+}
+
+/// When a data set is brought to the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UploadData {
+    /// Where a connected worker has not got it.
+    Auto,
+    /// In any case; files that are there already are not sent again.
+    Always,
+    /// Workers have it under their data root, or will get it another way.
+    Never,
 }
 
 #[derive(Debug, Args)]

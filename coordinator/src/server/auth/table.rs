@@ -33,11 +33,13 @@ pub const METHODS: &[(&str, Admits)] = &[
     ("/mtinet.v1.Client/CancelTrial", ACTING),
     ("/mtinet.v1.Client/DrainWorker", ACTING),
     ("/mtinet.v1.Client/ExplainTrial", LOOKING),
+    ("/mtinet.v1.Client/FindDataset", ACTING),
     ("/mtinet.v1.Client/GetArtifact", LOOKING),
     ("/mtinet.v1.Client/GetServerInfo", ALL),
     ("/mtinet.v1.Client/GetStudy", LOOKING),
     ("/mtinet.v1.Client/ListStudies", LOOKING),
     ("/mtinet.v1.Client/ListWorkers", LOOKING),
+    ("/mtinet.v1.Client/OfferDataset", ACTING),
     ("/mtinet.v1.Client/PauseStudy", ACTING),
     ("/mtinet.v1.Client/PutArtifact", ACTING),
     ("/mtinet.v1.Client/ReadmitWorker", ACTING),
@@ -48,10 +50,12 @@ pub const METHODS: &[(&str, Admits)] = &[
     ("/mtinet.v1.Client/SubmitStudy", ACTING),
     ("/mtinet.v1.Client/UploadArtifact", ACTING),
     ("/mtinet.v1.Worker/GetArtifact", WORKING),
+    ("/mtinet.v1.Worker/GetDataset", WORKING),
     ("/mtinet.v1.Worker/Join", WORKING),
     ("/mtinet.v1.Worker/PutArtifact", WORKING),
     ("/mtinet.v1.Worker/PutLog", WORKING),
     ("/mtinet.v1.Worker/Session", WORKING),
+    ("/mtinet.v1.Worker/TellDataset", WORKING),
 ];
 
 /// Whom a method admits; `None` where the table does not name it.

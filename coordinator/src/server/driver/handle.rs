@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mtinet_core::{Core, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{AttemptId, StudyId, StudySpec, WorkerId};
+use mtinet_proto::v1::CoordinatorMessage;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::Status;
 use tracing::Span;
@@ -95,6 +96,13 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let look = move |core: &Core, now_ms: u64| drop(reply.send(look(core, now_ms)));
         self.send(Input::Look(Box::new(look))).await?;
+        answer.await.map_err(|_| ended())
+    }
+
+    /// Tells every connected worker something; who was told, with names.
+    pub async fn tell_all(&self, message: CoordinatorMessage) -> Result<Vec<(WorkerId, String)>, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Tell { message, reply }).await?;
         answer.await.map_err(|_| ended())
     }
 

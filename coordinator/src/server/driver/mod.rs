@@ -48,6 +48,8 @@ enum Input {
     },
     /// Someone asks for something.
     Ask { request: Request, by: Option<String>, reply: oneshot::Sender<Result<u32, Refusal>>, call: Span },
+    /// Every connected worker is told something.
+    Tell { message: CoordinatorMessage, reply: oneshot::Sender<Vec<(WorkerId, String)>> },
     /// Someone looks at the state, once everything taken in so far is stored.
     Look(Look),
 }
@@ -57,6 +59,7 @@ enum Afterwards {
     Submitted(oneshot::Sender<StudyId>, StudyId),
     Asked(oneshot::Sender<Result<u32, Refusal>>, Result<u32, Refusal>),
     Look(Look),
+    Tell(CoordinatorMessage, oneshot::Sender<Vec<(WorkerId, String)>>),
     Welcome(WorkerId, u64),
 }
 

@@ -164,6 +164,7 @@ impl State {
                 });
                 round.afterwards.push(Afterwards::Asked(reply, answer));
             }
+            Input::Tell { message, reply } => round.afterwards.push(Afterwards::Tell(message, reply)),
             Input::Look(look) => round.afterwards.push(Afterwards::Look(look)),
         }
     }
@@ -211,6 +212,7 @@ impl State {
                 Afterwards::Submitted(reply, study) => drop(reply.send(study)),
                 Afterwards::Asked(reply, answer) => drop(reply.send(answer)),
                 Afterwards::Look(look) => look(&self.core, now_ms),
+                Afterwards::Tell(message, reply) => drop(reply.send(self.tell_all(&message))),
             }
         }
         for (worker, command) in effects.send {
@@ -231,6 +233,20 @@ impl State {
             tokio::spawn(async move { artifacts.discard(effects.discard).await });
         }
         Ok(())
+    }
+
+    /// Those who speak for an agent that is no more have no slots, and nothing to be told.
+    fn tell_all(
+        &mut self,
+        message: &mtinet_proto::v1::CoordinatorMessage,
+    ) -> Vec<(mtinet_domain::WorkerId, String)> {
+        let is_there = |state: &mtinet_core::Worker| state.link == Link::Ready && !state.slots.is_empty();
+        let there = self.core.workers().filter(|(_, state)| is_there(state));
+        let told: Vec<_> = there.map(|(id, state)| (id.clone(), state.name.clone())).collect();
+        for (worker, _) in &told {
+            self.send(worker, message.clone());
+        }
+        told
     }
 
     fn send(&mut self, worker: &mtinet_domain::WorkerId, message: mtinet_proto::v1::CoordinatorMessage) {

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::feed::Feed;
-use super::{check_version, log, receive_artifact, send_artifact, views};
+use super::{DataService, check_version, log, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::driver::Handle;
@@ -31,6 +31,7 @@ const EVENTS_AHEAD: usize = 256;
 pub struct ClientService {
     driver: Handle,
     artifacts: Artifacts,
+    data: DataService,
     log: Reader,
     logs: Logs,
     usage: FleetUsage,
@@ -38,8 +39,15 @@ pub struct ClientService {
 
 impl ClientService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, logs: Logs, usage: FleetUsage) -> Self {
-        Self { driver, artifacts, log, logs, usage }
+    pub fn new(
+        driver: Handle,
+        artifacts: Artifacts,
+        data: DataService,
+        log: Reader,
+        logs: Logs,
+        usage: FleetUsage,
+    ) -> Self {
+        Self { driver, artifacts, data, log, logs, usage }
     }
 
     /// A worker must find the weights that an arm starts from, whenever it asks.
@@ -218,8 +226,14 @@ impl Client for ClientService {
     ) -> Result<Response<v1::ExplainTrialResponse>, Status> {
         let v1::ExplainTrialRequest { study, trial } = request.into_inner();
         let id = self.find_trial(study, &trial).await?;
-        let explained = self.driver.look(move |core, _| core.explain(id)).await?;
-        let why = explained.ok_or_else(|| no_trial(study, &trial))?;
+        let look = move |core: &mtinet_core::Core, _| {
+            core.explain(id).zip(core.study(id.study).map(|study| study.dataset.clone()))
+        };
+        let explained = self.driver.look(look).await?;
+        let (mut why, dataset) = explained.ok_or_else(|| no_trial(study, &trial))?;
+        if !matches!(why.status, "done" | "cancelled") {
+            why.details.extend(self.data.explain(&dataset).await);
+        }
         Ok(Response::new(v1::ExplainTrialResponse {
             study: id.study.0,
             trial: id.key.to_string(),
@@ -274,6 +288,20 @@ impl Client for ClientService {
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
         receive_artifact(&self.artifacts, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn find_dataset(
+        &self,
+        request: Request<v1::FindDatasetRequest>,
+    ) -> Result<Response<v1::FindDatasetResponse>, Status> {
+        self.data.find(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn offer_dataset(
+        &self,
+        request: Request<Streaming<v1::OfferDatasetRequest>>,
+    ) -> Result<Response<v1::OfferDatasetResponse>, Status> {
+        self.data.offer(request.into_inner()).await.map(Response::new)
     }
 
     async fn get_artifact(

@@ -1,6 +1,7 @@
 //! The gRPC services: check what comes in, ask the driver, answer in words.
 
 mod client;
+mod data;
 mod feed;
 mod log;
 mod views;
@@ -14,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 pub use client::ClientService;
+pub use data::DataService;
 pub use worker::WorkerService;
 
 use super::artifacts::{Artifacts, Incoming};

@@ -5,15 +5,16 @@ use std::time::Duration;
 use mtinet_domain::WorkerId;
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
-    Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, PutLogRequest, PutLogResponse, WorkerMessage, worker_message,
+    Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, GetDatasetRequest, Hello, JoinRequest,
+    JoinResponse, PutArtifactRequest, PutLogRequest, PutLogResponse, TellDatasetRequest, TellDatasetResponse,
+    WorkerMessage, worker_message,
 };
 use mtinet_runtime::convert::optional;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, log, receive_artifact, send_artifact};
+use super::{DataService, check_version, log, receive_artifact, send_artifact};
 use crate::server::artifacts::Artifacts;
 use crate::server::auth::Caller;
 use crate::server::convert;
@@ -32,6 +33,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub struct WorkerService {
     driver: Handle,
     artifacts: Artifacts,
+    data: DataService,
     logs: Logs,
     usage: FleetUsage,
     heartbeat_ms: u32,
@@ -43,12 +45,13 @@ impl WorkerService {
     pub fn new(
         driver: Handle,
         artifacts: Artifacts,
+        data: DataService,
         logs: Logs,
         usage: FleetUsage,
         options: &ServerOptions,
     ) -> Self {
         let (heartbeat_ms, lease_ms) = (options.heartbeat_ms, options.lease_ms);
-        Self { driver, artifacts, logs, usage, heartbeat_ms, lease_ms }
+        Self { driver, artifacts, data, logs, usage, heartbeat_ms, lease_ms }
     }
 }
 
@@ -56,6 +59,7 @@ impl WorkerService {
 impl Worker for WorkerService {
     type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+    type GetDatasetStream = ReceiverStream<Result<ArtifactChunk, Status>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         check_version(request.get_ref().protocol_version)?;
@@ -101,6 +105,21 @@ impl Worker for WorkerService {
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
+    }
+
+    async fn get_dataset(
+        &self,
+        request: Request<GetDatasetRequest>,
+    ) -> Result<Response<Self::GetDatasetStream>, Status> {
+        self.data.give(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn tell_dataset(
+        &self,
+        request: Request<TellDatasetRequest>,
+    ) -> Result<Response<TellDatasetResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.data.told(&caller, request.into_inner()).map(Response::new)
     }
 
     async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {

@@ -3,6 +3,7 @@
 mod access;
 mod artifacts;
 mod attacks;
+mod datasets;
 mod durability;
 mod fleet;
 mod frozen;
