@@ -54,7 +54,8 @@ impl Questions {
                 let Some((worker, here)) = answers.recv().await else { return };
                 // Each answers once; who was not asked has nothing to say.
                 if let Some(name) = asked.remove(&worker) {
-                    if here { found.having.push(name) } else { found.lacking.push(name) }
+                    let list = if here { &mut found.having } else { &mut found.lacking };
+                    list.push(name);
                 }
             }
         };

@@ -104,7 +104,7 @@ async fn a_list_of_files_that_is_not_what_it_says_is_refused() {
     for (hash, document, words) in [
         (&*"d".repeat(64), &*set.document, "not dddd"),
         (&*set.hash, hostile.as_bytes(), "not where its file lies"),
-        (&*set.hash, b"{}", "schema"),
+        (&*set.hash, &b"{}"[..], "schema"),
         ("../../x", &*set.document, "64 lower-case hex digits"),
     ] {
         let refused = offer(&server, hash, document).await.unwrap_err();
