@@ -198,7 +198,7 @@ async fn what_was_not_used_for_longest_goes_and_what_is_used_stays() {
     drop((third, fourth));
     let lease = acquire(&cache, &hashes[3], &store).await.unwrap();
     std::fs::create_dir_all(lease.slices()).unwrap();
-    std::fs::write(lease.slices().join("images"), vec![0; 2 * most as usize]).unwrap();
+    std::fs::write(lease.slices().join("images"), vec![0_u8; 2 * most as usize]).unwrap();
     drop(lease);
     let lease = acquire(&cache, &hashes[3], &store).await.unwrap();
     assert_eq!(here_now(&cache), [false, false, false, true]);
