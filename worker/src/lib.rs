@@ -21,6 +21,7 @@ mod outbox;
 mod prepare;
 mod process;
 mod rank;
+mod rank_dir;
 mod rank_log;
 mod session;
 pub mod settings;

@@ -14,6 +14,7 @@ use crate::agent::Shared;
 use crate::dataset;
 use crate::link::{chain, delays};
 use crate::logs;
+use crate::rank_dir::RankDir;
 use crate::rank_log::RankLog;
 use crate::uplink::unhurried;
 
@@ -29,26 +30,6 @@ pub struct Prepared {
     pub dir: RankDir,
     /// Its log.
     pub log: RankLog,
-}
-
-/// A rank's own directory, which goes with it: what is worth keeping is stored by then, or in the cache.
-#[derive(Debug)]
-pub struct RankDir(PathBuf);
-
-impl RankDir {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for RankDir {
-    fn drop(&mut self) {
-        // Gigabytes of checkpoints, on a disk that may be slow.
-        if let Err(error) = unhurried(|| std::fs::remove_dir_all(&self.0)) {
-            tracing::warn!(%error, dir = %self.0.display(), "could not remove the rank's directory");
-        }
-    }
 }
 
 /// Gets everything together.
@@ -107,16 +88,8 @@ fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<
         .join(format!("{}-{}-{}", key.arm, key.fold, key.seed));
     logs::tidy_trial(&trial_dir, logs::Limits::default());
     let attempt = trial_dir.join(assignment.attempt.number.to_string());
-    let dir = attempt.join(format!("rank{}", assignment.rank));
-    // Left over where this attempt's number was used before, by an agent of another coordinator.
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        // Again, where the directory above was empty and has just been tidied away.
-        _ => std::fs::create_dir_all(&dir).or_else(|_| std::fs::create_dir_all(&dir))?,
-    }
     std::fs::create_dir_all(work_dir.join("cache/slices"))?;
-    let log = attempt.join(format!("rank{}.log", assignment.rank));
-    Ok((RankDir(dir), RankLog::new(log)))
+    RankDir::create(&attempt, assignment.rank.0)
 }
 
 /// A name as one plain path component.

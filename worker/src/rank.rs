@@ -131,7 +131,8 @@ impl RankTask {
         let program = &shared.options.trainer;
         let begins = log.length();
         log.progress(&self.introduction(&start));
-        let mut trainer = match Trainer::spawn(program, &socket, log.path(), &shared.options) {
+        let spawned = dir.log().and_then(|log| Trainer::spawn(program, &socket, log, &shared.options));
+        let mut trainer = match spawned {
             Ok(trainer) => trainer,
             Err(error) => return not_started(format!("could not start {}: {error}", program.display())),
         };
