@@ -16,6 +16,7 @@ use mtinet_domain::{StudyId, WorkerId};
 use crate::effects::Effects;
 use crate::pool::{Choice, Worker};
 use crate::retry::describe;
+use crate::room::Unit;
 use crate::schedule::narrowest;
 use crate::state::Core;
 use crate::study::Study;
@@ -149,10 +150,11 @@ impl Core {
     /// Whether trials could not run without this worker: it is the last of a kind, or a gang would not fit any more.
     fn is_needed(&self, worker: &WorkerId) -> bool {
         let needs = |study: &Study| {
-            let (kind, needed) = (self.kind_for(study), narrowest(study));
+            let needed = narrowest(study);
+            let unit = Unit::of(self.kind_for(study), needed);
             let others = BTreeSet::from([worker.clone()]);
-            let without = self.pool.total_among(kind, Choice { only: None, except: &others });
-            self.pool.total(kind) >= needed && without < needed
+            let without = self.pool.total_among(unit, Choice { only: None, except: &others });
+            self.pool.total(unit) >= needed && without < needed
         };
         let mut open = self.active.iter().filter_map(|id| self.studies.get(id));
         self.pool.is_last_of_a_kind(worker) || open.any(needs)

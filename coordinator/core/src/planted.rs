@@ -43,6 +43,8 @@ pub enum Bug {
     AcknowledgesTooMuch,
     /// A gang starts with fewer slots than it needs.
     StartsGangsInPart,
+    /// The ranks of a gang share a CUDA device.
+    SharesDevicesWithinGangs,
     /// Start commands that were lost with a session are not said again.
     ForgetsLostStarts,
     /// Stop commands that were lost with a session are not said again.
@@ -70,7 +72,7 @@ pub enum Bug {
 #[cfg(mtinet_mutations)]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KeepsSlotOfExitedRank,
         Self::UsesSlotsOfAwayWorkers,
         Self::RestartsBeforePeersStopped,
@@ -78,6 +80,7 @@ impl Bug {
         Self::TakesReportsOfFormerAttempts,
         Self::AcknowledgesTooMuch,
         Self::StartsGangsInPart,
+        Self::SharesDevicesWithinGangs,
         Self::ForgetsLostStarts,
         Self::ForgetsLostStops,
         Self::RestartsInsteadOfAdopting,

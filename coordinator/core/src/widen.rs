@@ -72,7 +72,8 @@ impl Core {
         let Some(kind) = gang.ranks.first().map(|rank| DeviceKind::of(rank.placement.device)) else {
             return false;
         };
-        let width = divisor_up_to(study.spec.train.replicas, ranks + self.pool.free(kind));
+        let own: Vec<_> = gang.ranks.iter().map(|rank| rank.placement.clone()).collect();
+        let width = divisor_up_to(study.spec.train.replicas, self.pool.room_beside(kind, &own));
         trains && has_a_way_to_go && width >= 2 * ranks
     }
 }

@@ -30,7 +30,8 @@ impl World<'_> {
     fn some_slots(&mut self) -> Vec<mtinet_core::Slot> {
         let gpus = if self.chance.percent(25) { self.chance.between(1, 2) as u32 } else { 0 };
         let cpus = self.chance.between(u64::from(gpus == 0), 3) as u32;
-        Self::slots(cpus, gpus)
+        let sharers = if gpus > 0 { self.chance.between(1, 3) as u32 } else { 1 };
+        Self::slots(cpus, gpus, sharers)
     }
 
     fn submit(&mut self) -> Checked {
@@ -211,7 +212,7 @@ impl World<'_> {
         }
         if !self.ledger.healed {
             self.ledger.healed = true;
-            self.join(Self::slots(4, 4), false);
+            self.join(Self::slots(4, 4, 1), false);
         }
         let studies: Vec<StudyId> = self.coordinator.core.studies().map(|study| study.id).collect();
         let workers: Vec<String> = self.coordinator.core.workers().map(|(id, _)| id.0.clone()).collect();

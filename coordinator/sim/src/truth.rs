@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mtinet_core::{Command, Fact, Link, Phase, TrialState};
 use mtinet_domain::event::{Event, RankLoss, ReportId};
 use mtinet_domain::fleet::FleetEvent;
-use mtinet_domain::trial::{AttemptEnd, CheckpointRef, ProcessExit, RankAssignment, TrialStatus};
+use mtinet_domain::trial::{AttemptEnd, CheckpointRef, Device, ProcessExit, RankAssignment, TrialStatus};
 use mtinet_domain::{AttemptId, Rank, StudyId, TrialId, WorkerId};
 
 use crate::agent::Key;
@@ -128,7 +128,7 @@ impl World<'_> {
         }
     }
 
-    /// Ranks of a gang are started all together, in slots that exist and are free.
+    /// Ranks of a gang are started all together, in slots that exist and are free, and none on another's CUDA device.
     fn check_gangs(&self, outcome: &Outcome) -> Checked {
         for index in outcome.stored.clone() {
             let recorded = &self.coordinator.log[index];
@@ -140,7 +140,10 @@ impl World<'_> {
             ensure(told == placements.len() && slots.len() == told, || {
                 format!("{id} has {} ranks in {} slots and {told} are started", placements.len(), slots.len())
             })?;
+            let mut devices = BTreeSet::new();
             for place in placements {
+                let unshared = place.device == Device::Cpu || devices.insert((&place.worker, place.device));
+                ensure(unshared, || format!("{id} has two ranks on {} of {}", place.device, place.worker))?;
                 ensure(!self.ledger.drained.contains(&place.worker), || {
                     format!("{id} is placed on {}, which is drained", place.worker)
                 })?;

@@ -208,9 +208,10 @@ impl<'a> World<'a> {
         index
     }
 
-    /// Slots of these devices.
-    pub fn slots(cpus: u32, gpus: u32) -> Vec<Slot> {
-        let devices = (0..cpus).map(|_| Device::Cpu).chain((0..gpus).map(Device::Cuda));
+    /// Slots of these devices; of each CUDA device so many.
+    pub fn slots(cpus: u32, gpus: u32, sharers: u32) -> Vec<Slot> {
+        let of_gpu = |index| (0..sharers).map(move |_| Device::Cuda(index));
+        let devices = (0..cpus).map(|_| Device::Cpu).chain((0..gpus).flat_map(of_gpu));
         (0..).zip(devices).map(|(index, device)| Slot { index: SlotIndex(index), device }).collect()
     }
 
