@@ -99,7 +99,7 @@ simulate:
 	RUSTFLAGS="--cfg mtinet_mutations" $(CARGO) test $(PROFILE) -p mtinet-sim --test planted --target-dir target/planted -- --nocapture
 
 # Kills, stops, cuts, fills and sets clocks while studies run, and compares their results with undisturbed ones.
-# As root every program has a host of its own; otherwise what needs that is skipped in words.
+# As root every program has a host of its own; otherwise what needs that is skipped in words and counted.
 .PHONY: chaos
 chaos: libtorch
 	$(CARGO) build $(PROFILE) --workspace --bins
