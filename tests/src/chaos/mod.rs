@@ -10,6 +10,7 @@ mod kills;
 mod links;
 mod memory;
 mod random;
+mod saving;
 mod scene;
 mod stops;
 
@@ -102,6 +103,7 @@ pub const CASES: &[Case] = &[
     clocks::AGENT,
     memory::TRAINER,
     random::KILLS,
+    saving::KILLS,
 ];
 
 /// The case of this name.
