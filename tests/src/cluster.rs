@@ -129,11 +129,15 @@ impl Cluster {
         command.arg("--coordinator").arg(url).arg("--name").arg(name);
         command.arg("--token-file").arg(self.token("worker", name));
         command.arg("--devices").arg(format!("cpu:{slots}")).arg("--data-root").arg(data_root);
-        let work_dir = place.dir.clone().unwrap_or_else(|| self.dir.path().join(name));
-        command.arg("--work-dir").arg(work_dir).arg("--advertise").arg(place.address());
+        command.arg("--work-dir").arg(self.work_dir(place, name)).arg("--advertise").arg(place.address());
         // Several trainers share a small machine here, where threads that wait for each other take most of the time.
         command.env("OMP_THREAD_LIMIT", "1");
         Process::start(&mut command, &self.dir.path().join(format!("{name}.log")))
+    }
+
+    /// The work directory of a worker.
+    pub fn work_dir(&self, place: &Place, name: &str) -> PathBuf {
+        place.dir.clone().unwrap_or_else(|| self.dir.path().join(name))
     }
 
     /// The workers that the coordinator lists, by name; of one name the latest that is not lost, if any is not.
@@ -178,6 +182,17 @@ impl Cluster {
         assert!(output.status.success(), "{}", crate::stderr(&output));
         let number = String::from_utf8_lossy(&output.stdout);
         StudyId(number.trim().parse().unwrap_or_else(|_| panic!("not a study's number: {number}")))
+    }
+
+    /// Cancels a study through the command line.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub fn cancel(&self, study: StudyId) {
+        let mut command = Command::new(program("mtinet"));
+        command.args(["study", "cancel", &study.to_string(), "--coordinator"]).arg(self.data_dir());
+        let output = command.output().expect("mtinet starts");
+        assert!(output.status.success(), "{}", crate::stderr(&output));
     }
 
     /// A file in the cluster's directory.

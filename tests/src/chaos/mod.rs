@@ -3,6 +3,7 @@
 //!
 //! `mtinet-chaos` runs them by name; the tests run the short ones. A case that this machine cannot have says why.
 
+mod certificates;
 mod checkpoints;
 mod clocks;
 mod disks;
@@ -102,6 +103,7 @@ pub const CASES: &[Case] = &[
     clocks::COORDINATOR,
     clocks::AGENT,
     memory::TRAINER,
+    certificates::EXPIRY,
     random::KILLS,
     saving::KILLS,
 ];
