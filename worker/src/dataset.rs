@@ -4,6 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use mtinet_domain::trial::DatasetRef;
 
+use crate::confinement;
+
 /// The file that makes a directory a data set.
 const HEADER: &str = "dataset.toml";
 
@@ -22,13 +24,19 @@ pub struct DatasetNotFound {
 }
 
 /// The directory under `root` whose content is `dataset`: where the submitter saw it, under its own name, or any
-/// directory directly under `root`. Links that lead out of `root` are refused.
+/// directory directly under `root`. Links that lead out of `root` are refused, and so are files of the data set that lie outside
+/// of it, unless `linked` allows those.
 ///
 /// # Errors
 /// [`DatasetNotFound`] names what was looked for and what was found instead.
-pub fn find(root: &Path, dataset: &DatasetRef) -> Result<PathBuf, DatasetNotFound> {
+pub fn find(root: &Path, dataset: &DatasetRef, linked: bool) -> Result<PathBuf, DatasetNotFound> {
     find_by(root, dataset, |dir| {
-        mtinet_data::Dataset::open(dir).map(|found| found.hash()).map_err(|error| error.to_string())
+        let found = mtinet_data::Dataset::open(dir).map_err(|error| error.to_string())?;
+        let hash = found.hash();
+        if hash == dataset.hash && !linked {
+            confinement::check(root, &found)?;
+        }
+        Ok(hash)
     })
 }
 

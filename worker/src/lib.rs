@@ -7,6 +7,7 @@
 
 mod access;
 mod agent;
+mod confinement;
 mod conversation;
 mod dataset;
 pub mod devices;

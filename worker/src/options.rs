@@ -21,6 +21,8 @@ pub struct Options {
     pub threads: u32,
     /// Data sets lie here, canonical.
     pub data_root: PathBuf,
+    /// Data sets may name files that lie elsewhere.
+    pub linked_data: bool,
     /// Logs, caches and files on their way.
     pub work_dir: PathBuf,
     /// Address that collectives bind to and other workers reach.

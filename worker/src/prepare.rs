@@ -43,8 +43,8 @@ pub async fn prepare(
     start: StartRank,
 ) -> Result<Prepared, String> {
     let options = &shared.options;
-    let (root, wanted) = (options.data_root.clone(), assignment.dataset.clone());
-    let dataset_dir = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted))
+    let (root, linked, wanted) = (options.data_root.clone(), options.linked_data, assignment.dataset.clone());
+    let dataset_dir = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted, linked))
         .await
         .map_err(|error| format!("looking for the data set broke off: {error}"))?
         .map_err(|error| error.to_string())?;

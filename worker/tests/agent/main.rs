@@ -54,6 +54,7 @@ impl Scene {
             devices: vec![Device::Cpu; 2],
             threads: 3,
             data_root: data_root(dir.path()),
+            linked_data: false,
             work_dir: dir.path().join("work"),
             advertise: "127.0.0.1".to_owned(),
             trainer: trainer::program(dir.path(), script),

@@ -122,6 +122,8 @@ impl Fleet {
                     ("--token-file", token_file.into_os_string()),
                     ("--devices", devices.into()),
                     ("--data-root", plan.data_root.clone().into_os_string()),
+                    // Whoever runs this chose the data set, links and all.
+                    ("--linked-data", "true".into()),
                     ("--work-dir", work.clone().into_os_string()),
                     ("--trainer", plan.programs.trainer.clone().into_os_string()),
                     ("--name", name.clone().into()),
