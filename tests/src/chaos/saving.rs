@@ -32,6 +32,7 @@ pub const KILLS: Case = Case {
     run: kills,
 };
 
+/// Unless `MTINET_KILLS` says otherwise.
 const TIMES: u64 = 1000;
 
 /// Trainers at a time, each with a trial of its own: most of a trainer's life is its start.
@@ -47,16 +48,19 @@ fn kills(report: &mut Report) -> Outcome {
     let cache = tempfile::tempdir().expect("a temporary directory");
     let seed = report.seed;
     report.say(format_args!("seed {seed}"));
-    let lane = |lane: u64| Lane::new(cache.path(), lane).kill(TIMES / LANES, seed + lane);
+    let times =
+        std::env::var("MTINET_KILLS").map_or(TIMES, |times| times.parse().expect("MTINET_KILLS is a number"));
+    let lane = |lane: u64| Lane::new(cache.path(), lane).kill(times / LANES, seed + lane);
     // The slices are prepared for all of them.
     Lane::new(cache.path(), LANES).kill(1, seed);
     let interrupted: u64 = std::thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES).map(|number| scope.spawn(move || lane(number))).collect();
         lanes.into_iter().map(|lane| lane.join().expect("each checkpoint is usable")).sum()
     });
-    report.say(format_args!("{interrupted} of {TIMES} kills fell into the writing of a checkpoint"));
-    assert!(interrupted > TIMES / 20, "too few kills fell into a write to show anything");
-    report.count("kills while saving after which the newest checkpoint was usable", TIMES, TIMES);
+    let killed = times / LANES * LANES;
+    report.say(format_args!("{interrupted} of {killed} kills fell into the writing of a checkpoint"));
+    assert!(interrupted > killed / 20, "too few kills fell into a write to show anything");
+    report.count("kills while saving after which the newest checkpoint was usable", killed, times);
     Ok(())
 }
 
@@ -78,13 +82,20 @@ struct Found {
 impl<'a> Lane<'a> {
     fn new(cache: &'a Path, seed: u64) -> Self {
         let spec = StudySpec::from_toml(&format!("seeds = [{seed}]\n{STUDY}")).expect("the study is valid");
-        let hash = mtinet_data::Dataset::open(phantom_dataset()).expect("the data set is there").hash();
+        let dataset = mtinet_data::Dataset::open(phantom_dataset()).expect("the data set is there");
+        let (hash, header) = (dataset.hash(), dataset.header);
         let trial = Some(Trial { study: 1, key: format!("seg-only/2/{seed}") });
         let assignment = StartRank {
             attempt: Some(Attempt { trial, number: 1 }),
             study_name: spec.name.clone(),
             spec_json: spec.to_json(),
-            dataset: Some(Dataset { name: "phantom".to_owned(), hash, ..Dataset::default() }),
+            dataset: Some(Dataset {
+                name: header.name,
+                path: phantom_dataset().to_string_lossy().into_owned(),
+                hash,
+                phases: header.phases,
+                classes: header.classes,
+            }),
             world_size: 1,
             ..StartRank::default()
         };
