@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mtinet_domain::StudySpec;
 use mtinet_proto::v1::from_trainer::Message;
@@ -107,14 +107,18 @@ impl<'a> Lane<'a> {
     fn kill(&self, times: u64, seed: u64) -> u64 {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
         let (mut newest, mut interrupted) = (None, 0);
-        for _ in 0..times {
+        for kill in 0..times {
             let life = Duration::from_micros(chance.next_u64() % LONGEST_LIFE_US);
             let trainer = Trainer::start(self, "killed", newest.as_ref());
             let first = trainer.checkpoint();
             let expected = newest.as_ref().map_or(0, |found: &Found| found.step) + 1;
             assert_eq!(first.step, expected, "it goes on from the newest checkpoint: {}", self.log("killed"));
+            // Every other kill is for a write, however seldom a slow machine comes to one.
+            if kill % 2 == 0 {
+                self.wait_for_write("killed");
+            }
             // The moment of the fault, not a wait for something.
-            std::thread::sleep(life);
+            std::thread::sleep(if kill % 2 == 0 { life / 100 } else { life });
             let told = trainer.kill().pop().unwrap_or(first);
             let found = self.newest("killed");
             assert!(
@@ -143,6 +147,14 @@ impl<'a> Lane<'a> {
             newest.step
         );
         interrupted
+    }
+
+    /// Waits until a checkpoint is being written.
+    fn wait_for_write(&self, work_dir: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !names(&self.checkpoints(work_dir)).iter().any(|name| name.starts_with('.')) {
+            assert!(Instant::now() < deadline, "nothing is written: {}", self.log(work_dir));
+        }
     }
 
     fn checkpoints(&self, work_dir: &str) -> PathBuf {
