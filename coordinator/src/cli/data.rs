@@ -1,11 +1,12 @@
 //! `mtinet data ...`: data sets made, imported, checked and split on this machine. No coordinator is asked.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mtinet_data::import::nnunet;
 use mtinet_data::{
-    CheckOptions, CheckReport, Dataset, Finding, HEALTHY, PhantomOptions, Severity, check, folds, phantom,
+    Case, CheckOptions, CheckReport, Dataset, Finding, HEALTHY, PhantomOptions, Severity, check, folds, phantom,
 };
 use serde_json::{Value, json};
 
@@ -180,8 +181,10 @@ fn class_names(dataset: &Dataset) -> Vec<String> {
 
 /// Held-out cases and subjects of each fold, and its cases by class.
 fn fold_counts(dataset: &Dataset) -> Vec<Value> {
+    // Looked up by name: with ten thousand cases a search through them for each is noticed.
+    let by_id: HashMap<&str, &Case> = dataset.cases.iter().map(|case| (case.case.as_str(), case)).collect();
     let count = |fold: &folds::Fold| {
-        let cases: Vec<_> = fold.val.iter().filter_map(|id| dataset.case(id).ok()).collect();
+        let cases: Vec<&Case> = fold.val.iter().filter_map(|id| by_id.get(id.as_str()).copied()).collect();
         let subjects: std::collections::BTreeSet<&str> =
             cases.iter().map(|case| case.subject.as_str()).collect();
         let classes: serde_json::Map<String, Value> = class_names(dataset)

@@ -252,8 +252,22 @@ pub struct MetricRecord {
     pub epoch: u32,
     /// Seconds of training so far, over all attempts that this one builds on.
     pub train_seconds: f64,
-    /// Values by name: losses without unit, `dsc`, `iou` and `accuracy` in percent, `mae` in raw intensity.
+    /// Values by name: losses without unit, `dsc`, `iou` and `accuracy` in percent, `mae` in raw intensity, and [`SPEED`].
     pub values: BTreeMap<String, f64>,
+}
+
+/// Values that say how fast a training goes: seconds of a step, the share of them (0 to 1) that rank 0 waited for samples,
+/// and samples a second over all ranks. An epoch has their means; of steps one has them every minute.
+pub const SPEED: [&str; 3] = ["step_seconds", "data_wait", "samples_per_second"];
+
+impl MetricRecord {
+    /// The same without what differs between two runs of the same computation.
+    #[must_use]
+    pub fn without_time(mut self) -> Self {
+        self.train_seconds = 0.0;
+        self.values.retain(|name, _| !SPEED.contains(&name.as_str()));
+        self
+    }
 }
 
 /// What the values of a [`MetricRecord`] are about.

@@ -165,7 +165,9 @@ impl Trainer {
         self.progress.since = Instant::now();
         self.progress.last_checkpoint = Instant::now();
         while self.progress.step < self.total_steps {
+            let since = Instant::now();
             let stop = self.train_step(observer)?;
+            self.pace.step(since.elapsed(), self.game.data_wait.take());
             // Also before a stop: what belongs to this epoch must neither be missing nor go into the next one.
             let epoch_ended = self.progress.step.is_multiple_of(self.sampler.steps_per_epoch());
             if epoch_ended {
@@ -179,7 +181,7 @@ impl Trainer {
                 self.checkpoint(observer)?;
             }
         }
-        self.pace.tell();
+        let _ = self.pace.tell();
         Ok(Finish::Done(self.finish(observer)?.map(Box::new)))
     }
 
@@ -191,7 +193,6 @@ impl Trainer {
         let stop = observer.stop_requested();
         let sums = self.game.step(&self.data, &self.gang, self.progress.step, &slices, stop)?;
         self.progress.step += 1;
-        self.pace.step(self.game.data_wait.take());
         let last = self.progress.step == self.total_steps;
         let due = self.progress.step.is_multiple_of(CUDA_READ_EVERY);
         // All ranks read at the same steps, so that all learn of a stop at the same step.
@@ -202,7 +203,7 @@ impl Trainer {
     }
 
     fn report_step(&mut self, sums: &StepSums, observer: &mut dyn Observer) -> Result<bool, EngineError> {
-        let StepReport { values, stop } = {
+        let StepReport { mut values, stop } = {
             let report = sums.read()?;
             report.check_finite(self.progress.step)?;
             report
@@ -212,6 +213,7 @@ impl Trainer {
             *sum += value;
             *count += 1;
         }
+        values.extend(self.pace.now_and_then());
         self.tell(MetricScope::Step, values, observer)?;
         Ok(stop)
     }
@@ -221,6 +223,7 @@ impl Trainer {
         let mut means: BTreeMap<String, f64> =
             sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
         means.insert("learning_rate".to_owned(), self.plan.spec.train.learning_rate);
+        means.extend(self.pace.end_epoch());
         self.tell(MetricScope::Epoch, means, observer)?;
         let every = u64::from(self.plan.spec.train.eval_every);
         let done = self.progress.step == self.total_steps;

@@ -28,13 +28,12 @@ pub(super) fn build(
     progress: Progress<'_>,
 ) -> Result<()> {
     let cases: Vec<&Case> = dataset.included().collect();
-    let grids = cases
-        .iter()
-        .map(|c| nifti_io::read_grid(&dataset.path(&c.label.path)))
-        .collect::<Result<Vec<_>>>()?;
+    let threads = parallel::threads();
+    let grids = parallel::map(cases.len(), threads, &|_, _| (), |i| {
+        nifti_io::read_grid(&dataset.path(&cases[i].label.path))
+    })?;
     let spacing = preprocess::resolve_spacing(options, grids.iter())?;
     let total = 2 * cases.len() as u64;
-    let threads = parallel::threads();
     let plans = parallel::map(cases.len(), threads, &|done, _| progress(done, total), |i| {
         plan(dataset, cases[i], &grids[i], spacing, options)
     })?;
