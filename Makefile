@@ -34,6 +34,7 @@ help:
 	@echo "make chaos       kills, stops, cuts and fills around studies of real processes"
 	@echo "make bench-coordinator  the coordinator under load: table and runs/bench/coordinator.json"
 	@echo "make bench-step  training steps against PyTorch's: table and runs/bench/step.json (QUICK=1: some minutes)"
+	@echo "make bench-data  data sets of up to 10,000 subjects, the slice cache, a trainer's start: table and runs/bench/data.json"
 	@echo "make clean       removes target/, .libtorch/ and runs/demo"
 
 libtorch:
@@ -112,6 +113,13 @@ PYTHON ?= target/bench-python/bin/python
 bench-step: libtorch $(PYTHON)
 	$(CARGO) build $(PROFILE) -p mtinet-trainer
 	$(PYTHON) worker/trainer/bench/step.py --trainer target/release/mtinet-trainer --python $(PYTHON) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
+# Data sets of 100, 1,000 and 10,000 subjects (up to 5 GB below runs/bench/ meanwhile), the cache of one as large as the paper's, and
+# the start of a trainer. QUICK=1 leaves out the largest. DATA_PYTHON=... names an interpreter with numpy and nibabel for the peer.
+.PHONY: bench-data
+bench-data: libtorch
+	$(CARGO) build $(PROFILE) -p mtinet -p mtinet-trainer --bins
+	python3 shared/data/bench/data.py $(if $(DATA_PYTHON),--python $(DATA_PYTHON)) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 target/bench-python/bin/python:
 	python3 -m venv target/bench-python

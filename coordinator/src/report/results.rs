@@ -169,6 +169,16 @@ impl TrialResult {
         Some(self.ended_ms?.saturating_sub(self.started_ms?) as f64 / 1000.0)
     }
 
+    /// How fast it trained, one of [`SPEED`](mtinet_domain::event::SPEED): the mean over its epochs, or what it told meanwhile
+    /// where it is shorter than one.
+    pub fn speed(&self, name: &str) -> Option<f64> {
+        let of = |curve: &Curve| {
+            let series = curve.series(name);
+            mean(series.iter().map(|point| point.value))
+        };
+        of(&self.curves.epochs).or_else(|| of(&self.curves.steps))
+    }
+
     /// The metrics of its held-out fold, where it is done.
     pub fn summary(&self) -> Option<&FoldSummary> {
         match &self.outcome {

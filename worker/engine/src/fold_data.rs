@@ -6,6 +6,7 @@ use mtinet_data::{Dataset, PreprocessOptions, Progress, SliceCache, Spacing};
 use mtinet_domain::evaluation::ReferenceLines;
 use mtinet_domain::spec::StudySpec;
 use mtinet_models::losses::Targets;
+use mtinet_torch_ext::map_file;
 use tch::{Device, Kind, Tensor};
 
 use crate::EngineError;
@@ -76,14 +77,8 @@ impl FoldData {
             )));
         }
         let (n, phases, size) = (cache.len() as i64, cache.phases().len() as i64, cache.image_size() as i64);
-        let map = |path: &Path, shape: &[i64], kind| -> Result<Tensor, EngineError> {
-            let elements = shape.iter().product::<i64>();
-            let path =
-                path.to_str().ok_or_else(|| EngineError::Fold(format!("{} is not UTF-8", path.display())))?;
-            Ok(Tensor::f_from_file(path, false, elements, (kind, Device::Cpu))?.f_view(shape)?)
-        };
-        let images = map(&cache.images_path(), &[n, phases, size, size], Kind::Float)?;
-        let masks = map(&cache.masks_path(), &[n, 1, size, size], Kind::Uint8)?;
+        let images = map_file(&cache.images_path(), &[n, phases, size, size], Kind::Float)?;
+        let masks = map_file(&cache.masks_path(), &[n, 1, size, size], Kind::Uint8)?;
         let (curves, classes) = targets(&cache, mean, std)?;
         Ok(Self {
             dataset,

@@ -120,6 +120,9 @@ mtx_failure mtx_profile_end(const char* path);
 mtx_failure mtx_span_begin(const char* name, mtx_span** out);
 void mtx_span_end(mtx_span* span);
 
+// One-dimensional, to be read only; `dtype` is an at::ScalarType. `*out` is owned by the caller.
+mtx_failure mtx_map_file(const char* path, int32_t dtype, int64_t elements, TensorRef* out);
+
 // fused_norm.cpp and fused_tokens.cpp; `*out` is owned by the caller. `x` is [N, C, H, W]; the others hold a float for each channel.
 mtx_failure mtx_norm_relu(
     TensorRef x, TensorRef weight, TensorRef bias, TensorRef mean, TensorRef var, double momentum, double eps, bool pool, TensorRef* out);

@@ -81,6 +81,8 @@ unsafe extern "C" {
     pub(crate) fn mtx_span_begin(name: *const c_char, out: *mut *mut Opaque) -> Failure;
     pub(crate) fn mtx_span_end(span: *mut Opaque);
 
+    pub(crate) fn mtx_map_file(path: *const c_char, dtype: i32, elements: i64, out: *mut TensorRef) -> Failure;
+
     pub(crate) fn mtx_norm_relu(x: TensorRef, weight: TensorRef, bias: TensorRef, mean: TensorRef, var: TensorRef, momentum: f64, eps: f64, pool: bool, out: *mut TensorRef) -> Failure;
     pub(crate) fn mtx_first_block(images: TensorRef, kernel: TensorRef, weight: TensorRef, bias: TensorRef, mean: TensorRef, var: TensorRef, momentum: f64, eps: f64, out: *mut TensorRef) -> Failure;
     pub(crate) fn mtx_attention(query: TensorRef, key: TensorRef, value: TensorRef, scale: f64, out: *mut TensorRef) -> Failure;
