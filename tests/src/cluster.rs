@@ -303,7 +303,8 @@ impl Outcome {
 
     fn add(&mut self, record: &MetricRecord) {
         // Bits, because equal means equal here.
-        let values = record.values.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
+        let computed = record.clone().without_time().values;
+        let values = computed.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
         self.metrics.insert((format!("{:?}", record.scope), record.step), values);
     }
 }

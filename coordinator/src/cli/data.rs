@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use mtinet_data::import::nnunet;
 use mtinet_data::{
-    Case, CheckOptions, CheckReport, Dataset, Finding, HEALTHY, PhantomOptions, Severity, check, folds, phantom,
+    Case, CheckOptions, CheckReport, Dataset, Finding, HEALTHY, PhantomOptions, Severity, check, folds,
+    phantom,
 };
 use serde_json::{Value, json};
 

@@ -79,9 +79,8 @@ impl Steps {
     fn speed(self, samples: u64) -> Option<[f64; 3]> {
         let Self { count, seconds, data } = self;
         let steps = count as f64;
-        (count > 0 && seconds > 0.0).then(|| {
-            [seconds / steps, (data / seconds).min(1.0), samples as f64 * steps / seconds]
-        })
+        (count > 0 && seconds > 0.0)
+            .then(|| [seconds / steps, (data / seconds).min(1.0), samples as f64 * steps / seconds])
     }
 }
 

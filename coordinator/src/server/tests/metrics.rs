@@ -46,7 +46,8 @@ async fn a_study_can_be_followed_in_the_metrics() {
     agent.report(&start, metrics(1)).await;
     agent.acknowledged().await;
     let families = scrape(&server).await;
-    let trial = [("study", study.to_string()), ("arm", "mti-net".into()), ("fold", "0".into()), ("seed", "0".into())];
+    let trial =
+        [("study", study.to_string()), ("arm", "mti-net".into()), ("fold", "0".into()), ("seed", "0".into())];
     let trial = trial.each_ref().map(|(name, value): &(_, String)| (*name, value.as_str()));
     assert_eq!(value(&families, "mtinet_trial_step_seconds", &trial), 0.25);
     assert_eq!(value(&families, "mtinet_trial_data_wait_ratio", &trial), 0.125);
@@ -60,7 +61,10 @@ async fn a_study_can_be_followed_in_the_metrics() {
     client.get_study(missing).await.unwrap_err();
     let families = scrape(&server).await;
     let left = families.values().flat_map(|family| &family.samples);
-    assert!(!left.into_iter().any(|sample| sample.name.starts_with("mtinet_trial_")), "of trials that are over");
+    assert!(
+        !left.into_iter().any(|sample| sample.name.starts_with("mtinet_trial_")),
+        "of trials that are over"
+    );
     assert_eq!(value(&families, "mtinet_studies", &[("status", "complete")]), 1.0);
     assert_eq!(value(&families, "mtinet_attempts_started_total", &[]), 2.0);
     assert_eq!(value(&families, "mtinet_attempts_ended_total", &[("outcome", "completed")]), 2.0);

@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rstar::RTree;
-use rstar::primitives::GeomWithData;
-
-use super::files::{DESCRIPTOR, Facts, Thumbnail, VolumeFacts};
+use super::files::{Descriptor, Facts, Thumbnail, VolumeFacts};
+use super::neighbours::{Neighbours, are_near};
 use super::{Finding, Severity, codes};
 use crate::manifest::Case;
 
@@ -74,9 +72,6 @@ fn how(volume: &VolumeFacts, twin: &VolumeFacts) -> &'static str {
     if volume.hash == twin.hash { "equal" } else { "equal when mirrored" }
 }
 
-/// A case by the descriptor of one of its phases.
-type Place = GeomWithData<[f32; DESCRIPTOR], usize>;
-
 fn nearly_equal(
     cases: &[&Case],
     facts: &[Facts],
@@ -98,7 +93,8 @@ fn nearly_equal(
                 made.entry(case).or_insert_with(|| thumbnails(case));
             }
             // One phase after the other; all must be alike, as only a copy's are.
-            let Some(lowest) = lowest_correlation(&made[&n], &made[&m]).filter(|lowest| *lowest >= near) else {
+            let Some(lowest) = lowest_correlation(&made[&n], &made[&m]).filter(|lowest| *lowest >= near)
+            else {
                 continue;
             };
             let message = format!(
@@ -115,50 +111,45 @@ fn nearly_equal(
 /// Finds cases whose descriptors are close in every phase.
 struct Search<'a> {
     facts: &'a [Facts],
-    trees: BTreeMap<&'a str, RTree<Place>>,
+    by_phase: BTreeMap<&'a str, Neighbours>,
     /// Phases that every case has: nobody is missed who looks among them.
     everywhere: BTreeSet<&'a str>,
     /// Squared.
     reach: f32,
 }
 
-/// Squared distances of descriptors in single precision are off by less than this.
-const ROUNDING: f32 = 1e-5;
-
 impl<'a> Search<'a> {
     fn new(facts: &'a [Facts], near: f64) -> Self {
-        let mut places: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
+        let mut descriptors: BTreeMap<&str, Vec<(&Descriptor, usize)>> = BTreeMap::new();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (n, facts) in facts.iter().enumerate() {
             for volume in &facts.volumes {
                 *counts.entry(&volume.phase).or_default() += 1;
-                let of_phase = places.entry(&volume.phase).or_default();
-                of_phase.extend(volume.descriptor.map(|descriptor| Place::new(descriptor, n)));
+                let of_phase = descriptors.entry(&volume.phase).or_default();
+                of_phase.extend(volume.descriptor.as_ref().map(|descriptor| (descriptor, n)));
             }
         }
-        Self {
-            facts,
-            trees: places.into_iter().map(|(phase, places)| (phase, RTree::bulk_load(places))).collect(),
-            everywhere: counts.into_iter().filter(|(_, n)| *n == facts.len()).map(|(phase, _)| phase).collect(),
-            // Thumbnails have mean 0 and norm 1, so that a correlation is a distance; descriptors are never further
-            // apart than what they describe.
-            reach: (2.0 * (1.0 - near)) as f32 + ROUNDING,
-        }
+        let everywhere =
+            counts.into_iter().filter(|(_, n)| *n == facts.len()).map(|(phase, _)| phase).collect();
+        let by_phase = descriptors.into_iter().map(|(phase, of)| (phase, Neighbours::new(&of))).collect();
+        // Thumbnails have mean 0 and norm 1, so that a correlation is a distance; descriptors are never further apart
+        // than what they describe.
+        Self { facts, by_phase, everywhere, reach: (2.0 * (1.0 - near)) as f32 }
     }
 
-    /// Other cases, the closest first as far as one phase tells.
+    /// Other cases that may be nearly equal.
     fn candidates(&self, n: usize) -> impl Iterator<Item = usize> {
         let volumes = &self.facts[n].volumes;
         let enough = volumes.iter().position(|v| self.everywhere.contains(v.phase.as_str()));
         let looked = enough.map_or(volumes.len(), |last| last + 1);
-        volumes[..looked].iter().filter_map(|v| Some((v, v.descriptor?))).flat_map(move |(volume, descriptor)| {
-            let tree = &self.trees[volume.phase.as_str()];
-            tree.nearest_neighbor_iter_with_distance_2(descriptor)
-                .take_while(|(_, distance)| *distance <= self.reach)
-                .map(|(place, _)| place.data)
-                .filter(move |&m| m != n && self.first_shared(n, m) == Some(volume.phase.as_str()))
-                .filter(move |&m| self.all_close(n, m))
-        })
+        volumes[..looked].iter().filter_map(|v| Some((v, v.descriptor.as_ref()?))).flat_map(
+            move |(v, descriptor)| {
+                let phase = v.phase.as_str();
+                self.by_phase[phase]
+                    .near(descriptor, self.reach)
+                    .filter(move |&m| m != n && self.first_shared(n, m) == Some(phase) && self.all_near(n, m))
+            },
+        )
     }
 
     fn shared(&self, n: usize, m: usize) -> impl Iterator<Item = (&'a VolumeFacts, &'a VolumeFacts)> {
@@ -166,18 +157,15 @@ impl<'a> Search<'a> {
         self.facts[n].volumes.iter().filter_map(|a| Some((a, others.iter().find(|b| b.phase == a.phase)?)))
     }
 
-    /// So that a pair is met in the tree of one phase only.
+    /// So that a pair is met among the descriptors of one phase only.
     fn first_shared(&self, n: usize, m: usize) -> Option<&'a str> {
         self.shared(n, m).next().map(|(volume, _)| volume.phase.as_str())
     }
 
     /// Equal volumes are told of already.
-    fn all_close(&self, n: usize, m: usize) -> bool {
-        self.shared(n, m).all(|(a, b)| match (a.descriptor, b.descriptor) {
-            (Some(x), Some(y)) => {
-                let distance = x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum::<f32>();
-                a.unordered_hash != b.unordered_hash && distance <= self.reach
-            }
+    fn all_near(&self, n: usize, m: usize) -> bool {
+        self.shared(n, m).all(|(a, b)| match (&a.descriptor, &b.descriptor) {
+            (Some(x), Some(y)) => a.unordered_hash != b.unordered_hash && are_near(x, y, self.reach),
             _ => false,
         })
     }
@@ -185,7 +173,8 @@ impl<'a> Search<'a> {
 
 /// None where a phase of the two is constant, or they have none in common.
 fn lowest_correlation(a: &BTreeMap<String, Thumbnail>, b: &BTreeMap<String, Thumbnail>) -> Option<f64> {
-    let shared: Vec<_> = a.iter().filter_map(|(phase, a)| Some((a.as_ref()?, b.get(phase)?.as_ref()?))).collect();
+    let shared: Vec<_> =
+        a.iter().filter_map(|(phase, a)| Some((a.as_ref()?, b.get(phase)?.as_ref()?))).collect();
     let all = a.keys().filter(|phase| b.contains_key(*phase)).count();
     let correlation = |(a, b): (&Vec<f32>, &Vec<f32>)| -> f64 {
         a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()

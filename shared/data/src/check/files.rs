@@ -25,7 +25,7 @@ pub(super) struct VolumeFacts {
     /// The same for a volume and all its mirror images.
     pub unordered_hash: u128,
     /// What tells it from most others; none for a constant volume.
-    pub descriptor: Option<[f32; DESCRIPTOR]>,
+    pub descriptor: Option<Descriptor>,
     /// Mean over the body, and the 99.5th percentile.
     brightness: (f64, f64),
 }
@@ -35,9 +35,11 @@ pub(super) type Thumbnail = Option<Vec<f32>>;
 
 const THUMBNAIL: [usize; 3] = [4, 16, 16];
 /// Blocks of a thumbnail that a descriptor has a number for.
-const BLOCKS: [usize; 3] = [2, 4, 4];
-/// Length of a descriptor.
-pub(super) const DESCRIPTOR: usize = BLOCKS[0] * BLOCKS[1] * BLOCKS[2];
+const BLOCKS: [usize; 3] = [1, 8, 8];
+
+/// A thumbnail's components along functions that are constant on one block each and of norm 1: an orthogonal projection, which
+/// never moves two thumbnails apart.
+pub(super) struct Descriptor(pub [f32; Descriptor::LENGTH]);
 
 /// The thumbnails of a case's phases, of those that can be read.
 pub(super) fn thumbnails(dataset: &Dataset, case: &Case) -> BTreeMap<String, Thumbnail> {
@@ -172,7 +174,7 @@ fn facts(phase: &str, data: &Array3<f32>, body: &mut Option<Array3<bool>>) -> Vo
         phase: phase.to_owned(),
         hash: voxel_hash(data),
         unordered_hash: unordered_hash(data),
-        descriptor: thumbnail(data).as_deref().map(descriptor),
+        descriptor: thumbnail(data).as_deref().map(Descriptor::of),
         brightness: (body_mean, bright),
     }
 }
@@ -227,17 +229,20 @@ fn thumbnail(data: &Array3<f32>) -> Thumbnail {
     (norm > 0.0).then(|| means.iter().map(|v| ((v - mean) / norm) as f32).collect())
 }
 
-/// A thumbnail's components along functions that are constant on one block each, of norm 1: an orthogonal projection, which
-/// never moves two thumbnails apart.
-fn descriptor(thumbnail: &[f32]) -> [f32; DESCRIPTOR] {
-    let mut out = [0.0; DESCRIPTOR];
-    let size: [usize; 3] = std::array::from_fn(|axis| THUMBNAIL[axis] / BLOCKS[axis]);
-    for (at, value) in thumbnail.iter().enumerate() {
-        let (z, y, x) = (at / THUMBNAIL[2] / THUMBNAIL[1], at / THUMBNAIL[2] % THUMBNAIL[1], at % THUMBNAIL[2]);
-        out[(z / size[0] * BLOCKS[1] + y / size[1]) * BLOCKS[2] + x / size[2]] += value;
+impl Descriptor {
+    pub(super) const LENGTH: usize = BLOCKS[0] * BLOCKS[1] * BLOCKS[2];
+
+    fn of(thumbnail: &[f32]) -> Self {
+        let mut out = [0.0; Self::LENGTH];
+        let size: [usize; 3] = std::array::from_fn(|axis| THUMBNAIL[axis] / BLOCKS[axis]);
+        for (at, value) in thumbnail.iter().enumerate() {
+            let (row, x) = (at / THUMBNAIL[2], at % THUMBNAIL[2]);
+            let (z, y) = (row / THUMBNAIL[1], row % THUMBNAIL[1]);
+            out[(z / size[0] * BLOCKS[1] + y / size[1]) * BLOCKS[2] + x / size[2]] += value;
+        }
+        let norm = (size.iter().product::<usize>() as f32).sqrt();
+        Self(out.map(|sum| sum / norm))
     }
-    let norm = (size.iter().product::<usize>() as f32).sqrt();
-    out.map(|sum| sum / norm)
 }
 
 /// Contrast brightens the body, and arteries and spleen are brightest in the arterial phase.

@@ -8,6 +8,7 @@ pub mod codes;
 
 mod duplicates;
 mod files;
+mod neighbours;
 pub(crate) mod splits;
 
 use serde::Serialize;

@@ -235,7 +235,9 @@ fn a_near_copy_is_found_among_cases_that_lack_phases() {
     let (_dir, mut dataset) = small();
     for phase in crate::PHASES {
         let data = dataset.load_image(&dataset.cases[2], phase).unwrap().data;
-        edit_image(&mut dataset, 7, phase, false, |v| v.zip_mut_with(&data, |to, &from| *to = from as i16 + 3));
+        edit_image(&mut dataset, 7, phase, false, |v| {
+            v.zip_mut_with(&data, |to, &from| *to = from as i16 + 3)
+        });
     }
     // What is compared are the phases that both have, whichever other cases have.
     dataset.cases[2].images.remove("pre");
