@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use mtinet_domain::evaluation::{FoldDetails, FoldSummary, ReferenceLines, TrialEvaluation};
 use mtinet_domain::event::{Recorded, StudyOutcome};
+use mtinet_domain::metrics::mean;
 use mtinet_domain::trial::{ArtifactRef, AttemptEnd, DatasetRef, Placement};
 use mtinet_domain::{Arm, AttemptNumber, StudyId, StudySpec, TrialKey};
 
-use super::curves::LearningCurves;
+use super::curves::{Curve, LearningCurves};
 use super::fold::StudyFold;
 
 /// A study with all that is known of each of its trials.
