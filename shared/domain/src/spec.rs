@@ -312,7 +312,7 @@ impl Default for Retry {
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Longest training time that a fault may cost. A checkpoint is also written at each epoch's end, but not
-    /// more often than a tenth of this.
+    /// more often than a tenth of this, nor where writing would take more than half a percent of the time.
     pub every: Seconds,
     /// Additionally after every so many steps.
     pub every_steps: Option<u64>,

@@ -63,6 +63,8 @@ struct Progress {
     epoch_sums: BTreeMap<String, (f64, u64)>,
     last_checkpoint: Instant,
     checkpoint_step: u64,
+    /// What writing the last one took, or the first one may take.
+    checkpoint_cost: Duration,
 }
 
 /// On a GPU, reading a loss waits for it; so it is read every so many steps.
@@ -164,6 +166,7 @@ impl Trainer {
         self.gang.agree_on_step(self.progress.step, self.plan.device)?;
         self.progress.since = Instant::now();
         self.progress.last_checkpoint = Instant::now();
+        self.progress.checkpoint_cost = checkpoint::expected_cost(&self.state());
         while self.progress.step < self.total_steps {
             let stop = self.train_step(observer)?;
             // Also before a stop: what belongs to this epoch must neither be missing nor go into the next one.
@@ -278,26 +281,28 @@ impl Trainer {
         Ok(Some(Results { evaluation, weights, predictions }))
     }
 
-    /// Time's up, or the epoch's end with some time gone; a rank other than 0 has none to write.
+    /// Time's up, or the epoch's end where one is cheap; a rank other than 0 has none to write.
     fn checkpoint_due(&self, epoch_ended: bool) -> bool {
         let config = &self.plan.spec.checkpoint;
         let step = self.progress.step;
         if self.gang.rank() != 0 || step == self.progress.checkpoint_step {
             return false;
         }
-        let elapsed = self.progress.last_checkpoint.elapsed();
+        let (elapsed, every) = (self.progress.last_checkpoint.elapsed(), config.every.as_duration());
         config.every_steps.is_some_and(|every| step.is_multiple_of(every))
-            || elapsed >= config.every.as_duration()
-            || (epoch_ended && elapsed >= config.every.as_duration() / 10)
+            || elapsed >= every
+            || (epoch_ended && checkpoint::worth_at_epoch_end(elapsed, every, self.progress.checkpoint_cost))
     }
 
     fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), EngineError> {
         if self.gang.rank() != 0 {
             return Ok(());
         }
+        let since = Instant::now();
         let file: CheckpointFile =
             checkpoint::write(&self.plan.work_dir.join("checkpoints"), &self.meta(), &self.state())?;
         self.progress.last_checkpoint = Instant::now();
+        self.progress.checkpoint_cost = since.elapsed();
         self.progress.checkpoint_step = self.progress.step;
         observer.checkpoint(file)
     }
@@ -361,6 +366,7 @@ impl Progress {
             epoch_sums: BTreeMap::new(),
             last_checkpoint: now,
             checkpoint_step: 0,
+            checkpoint_cost: Duration::ZERO,
         }
     }
 
