@@ -58,9 +58,11 @@ lint: libtorch
 boundaries:
 	deploy/check-boundaries
 
+# Its own target directory, since libtorch is another.
+CUDA_TARGET ?= target/cuda
 check-cuda:
 	CUDA=1 deploy/libtorch/fetch
-	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir target/cuda
+	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir $(CUDA_TARGET)
 
 # Unoptimised, so that it neither takes long nor replaces the programs of the other targets. No libtorch.
 .PHONY: check-otel

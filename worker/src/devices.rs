@@ -9,6 +9,9 @@ use mtinet_runtime::cuda;
 /// Cores that one CPU slot gets by default: training one small network gains little from more.
 const CORES_PER_SLOT: usize = 2;
 
+/// Trainers side by side on one CUDA device at most: more than fit is a slip of the keyboard.
+const MOST_SHARING: u32 = 64;
+
 /// The devices that a user names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceList {
@@ -16,15 +19,18 @@ pub enum DeviceList {
     Auto,
     /// So many shares of the CPU.
     Cpu(usize),
-    /// These CUDA devices.
-    Cuda(Vec<u32>),
+    /// These CUDA devices, each for so many trainers at a time.
+    Cuda(Vec<(u32, u32)>),
 }
 
 /// Devices that cannot be lent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Text that names no devices.
-    #[error("`{0}` names no devices: write auto, cpu, cpu:N (N from 1) or a list such as cuda:0,cuda:1")]
+    #[error(
+        "`{0}` names no devices: write auto, cpu, cpu:N (N from 1) or a list such as cuda:0,cuda:1, with *N behind a \
+             device for N trainers side by side (N to {MOST_SHARING})"
+    )]
     Syntax(String),
     /// A device named twice.
     #[error("cuda:{0} is named twice")]
@@ -60,19 +66,25 @@ impl FromStr for DeviceList {
         }
         let mut devices = Vec::new();
         for part in text.split(',') {
-            let index = part.trim().strip_prefix("cuda:").and_then(|index| index.parse().ok());
-            let index = index.ok_or_else(syntax)?;
-            if devices.contains(&index) {
+            let device = part.trim().strip_prefix("cuda:").ok_or_else(syntax)?;
+            let (index, sharing) = device.split_once('*').unwrap_or((device, "1"));
+            let index: u32 = index.trim().parse().map_err(|_| syntax())?;
+            let sharing: u32 = sharing.trim().parse().map_err(|_| syntax())?;
+            if !(1..=MOST_SHARING).contains(&sharing) {
+                return Err(syntax());
+            }
+            if devices.iter().any(|(other, _)| *other == index) {
                 return Err(DeviceError::Twice(index));
             }
-            devices.push(index);
+            devices.push((index, sharing));
         }
         Ok(Self::Cuda(devices))
     }
 }
 
 impl DeviceList {
-    /// The device of each slot, in order of the slots.
+    /// The device of each slot, in order of the slots: of devices that are shared the first slot of each, then the second of
+    /// each and so on, so that trials go to idle devices first.
     ///
     /// # Errors
     /// [`DeviceError::Absent`] for a CUDA device that `machine` has not.
@@ -85,10 +97,15 @@ impl DeviceList {
             Self::Cpu(count) => Ok(vec![Device::Cpu; *count]),
             Self::Cuda(indices) => {
                 let found = machine.cuda_devices;
-                match indices.iter().find(|index| **index as usize >= found) {
-                    Some(&index) => Err(DeviceError::Absent { index, found }),
-                    None => Ok(indices.iter().copied().map(Device::Cuda).collect()),
+                if let Some(&(index, _)) = indices.iter().find(|(index, _)| *index as usize >= found) {
+                    return Err(DeviceError::Absent { index, found });
                 }
+                let most = indices.iter().map(|(_, sharing)| *sharing).max().unwrap_or(0);
+                let layer = |nth| {
+                    let having = indices.iter().filter(move |(_, sharing)| nth < *sharing);
+                    having.map(|(index, _)| Device::Cuda(*index))
+                };
+                Ok((0..most).flat_map(layer).collect())
             }
         }
     }
@@ -131,6 +148,8 @@ mod tests {
         assert_eq!(on("cpu"), [Device::Cpu]);
         assert_eq!(on("cpu:3"), [Device::Cpu; 3]);
         assert_eq!(on("cuda:1, cuda:0"), [Device::Cuda(1), Device::Cuda(0)]);
+        let (zero, one) = (Device::Cuda(0), Device::Cuda(1));
+        assert_eq!(on("cuda:0*3,cuda:1*2"), [zero, one, zero, one, zero]);
         let plain = Machine { cuda_devices: 0, ..machine };
         assert_eq!(DeviceList::Auto.on(&plain).unwrap(), [Device::Cpu; 4]);
         assert_eq!(plain.threads_per_slot(4), 2);
@@ -139,11 +158,25 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        for bad in ["", "cpu:0", "cpu:x", "gpu", "cuda", "cuda:", "cuda:0,", "cuda:0;cuda:1"] {
+        for bad in [
+            "",
+            "cpu:0",
+            "cpu:x",
+            "gpu",
+            "cuda",
+            "cuda:",
+            "cuda:0,",
+            "cuda:0;cuda:1",
+            "cuda:0*0",
+            "cuda:0*",
+            "cuda:0*65",
+            "auto*2",
+        ] {
             assert_eq!(bad.parse::<DeviceList>(), Err(DeviceError::Syntax(bad.to_owned())));
         }
         assert_eq!("cuda:0,cuda:0".parse::<DeviceList>(), Err(DeviceError::Twice(0)));
-        let absent = DeviceList::Cuda(vec![2]).on(&Machine { cores: 1, cuda_devices: 2 });
+        assert_eq!("cuda:0*2,cuda:0".parse::<DeviceList>(), Err(DeviceError::Twice(0)));
+        let absent = DeviceList::Cuda(vec![(2, 1)]).on(&Machine { cores: 1, cuda_devices: 2 });
         assert_eq!(absent, Err(DeviceError::Absent { index: 2, found: 2 }));
     }
 }

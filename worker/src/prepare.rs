@@ -92,6 +92,8 @@ pub async fn prepare(
             fallback_path: optional_text(&resume.fallback_path),
             init_path: optional_text(&initial),
             hang_timeout_ms: u64::try_from(options.timings.hang.as_millis()).unwrap_or(u64::MAX),
+            sharing: u32::try_from(options.devices.iter().filter(|slot| **slot == device).count())
+                .unwrap_or(u32::MAX),
         },
         dir,
         log,

@@ -42,7 +42,8 @@ pub struct Cli {
     /// is kept in the work directory and renews itself.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1 [default: auto].
+    /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1*2, whose second device takes two
+    /// trainers at a time [default: auto].
     #[arg(long)]
     pub devices: Option<String>,
     /// Data sets lie in this directory; no study reaches outside of it [default: the current directory].

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "csrc/store.cpp",
     "csrc/group.cpp",
     "csrc/reducer.cpp",
@@ -12,6 +12,7 @@ const SOURCES: [&str; 9] = [
     "csrc/fused_norm.cpp",
     "csrc/fused_tokens.cpp",
     "csrc/profile.cpp",
+    "csrc/cuda.cpp",
 ];
 
 /// The kernels' instruction sets; all but the first exist on x86 alone, and which one runs is decided at run time.

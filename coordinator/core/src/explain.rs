@@ -2,7 +2,7 @@
 
 use mtinet_domain::TrialId;
 
-use crate::pool::DeviceKind;
+use crate::pool::{DeviceKind, Width};
 use crate::retry::describe;
 use crate::schedule::narrowest;
 use crate::state::Core;
@@ -43,7 +43,8 @@ impl Core {
             return;
         }
         let (kind, needed) = (self.kind_for(study), narrowest(study));
-        let (free, total) = (self.pool.free(kind), self.pool.total(kind));
+        let width = Width::of(needed);
+        let (free, total) = (self.pool.free(kind, width), self.pool.total(kind, width));
         details.push(format!(
             "needs {needed} {kind} at once; the fleet has {total} in use or free, {free} free"
         ));
@@ -59,10 +60,10 @@ impl Core {
             ));
         }
         let other = if kind == DeviceKind::Cuda { DeviceKind::Cpu } else { DeviceKind::Cuda };
-        if self.pool.free(other) > 0 {
+        if self.pool.free(other, Width::Alone) > 0 {
             details.push(format!(
                 "{} {other} slots are free, but it runs on {kind} (resources.device = \"{}\")",
-                self.pool.free(other),
+                self.pool.free(other, Width::Alone),
                 format!("{:?}", study.spec.resources.device).to_lowercase()
             ));
         }

@@ -14,7 +14,7 @@ use mtinet_domain::trial::{FailureCause, ProcessExit};
 use mtinet_domain::{StudyId, WorkerId};
 
 use crate::effects::Effects;
-use crate::pool::{Choice, Worker};
+use crate::pool::{Choice, Width, Worker};
 use crate::retry::describe;
 use crate::schedule::narrowest;
 use crate::state::Core;
@@ -151,8 +151,9 @@ impl Core {
         let needs = |study: &Study| {
             let (kind, needed) = (self.kind_for(study), narrowest(study));
             let others = BTreeSet::from([worker.clone()]);
-            let without = self.pool.total_among(kind, Choice { only: None, except: &others });
-            self.pool.total(kind) >= needed && without < needed
+            let without =
+                self.pool.total_among(kind, Width::of(needed), Choice { only: None, except: &others });
+            self.pool.total(kind, Width::of(needed)) >= needed && without < needed
         };
         let mut open = self.active.iter().filter_map(|id| self.studies.get(id));
         self.pool.is_last_of_a_kind(worker) || open.any(needs)

@@ -104,15 +104,37 @@ impl Worker {
     }
 
     /// Slots that may be given trials: all of them, or those that are free now.
-    fn offers(&self, kind: DeviceKind, only_free: bool) -> u32 {
+    fn offers(&self, kind: DeviceKind, only_free: bool, width: Width) -> u32 {
         let ready = self.link == Link::Ready || !only_free;
-        if self.is_usable() && ready { self.count(kind, only_free) } else { 0 }
+        if self.is_usable() && ready { self.count(kind, only_free, width) } else { 0 }
     }
 
-    fn count(&self, kind: DeviceKind, only_free: bool) -> u32 {
+    fn count(&self, kind: DeviceKind, only_free: bool, width: Width) -> u32 {
         let counts =
             |slot: &&SlotState| DeviceKind::of(slot.device) == kind && !(only_free && slot.held.is_some());
-        self.slots.values().filter(counts).count() as u32
+        let slots = self.slots.values().filter(counts);
+        match (kind, width) {
+            (DeviceKind::Cuda, Width::Gang) => {
+                slots.map(|slot| slot.device).collect::<BTreeSet<_>>().len() as u32
+            }
+            _ => slots.count() as u32,
+        }
+    }
+}
+
+/// What a slot is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// A rank alone: any slot does.
+    Alone,
+    /// Ranks of a gang: NCCL refuses two of them on one CUDA device, so slots that share a device count once.
+    Gang,
+}
+
+impl Width {
+    /// What so many ranks of one attempt want.
+    pub(crate) fn of(ranks: u32) -> Self {
+        if ranks > 1 { Self::Gang } else { Self::Alone }
     }
 }
 
@@ -133,9 +155,16 @@ pub(crate) struct Tally {
     pub set_aside: u32,
 }
 
-/// The slots of one kind.
+/// The slots of one kind, for ranks alone and for those of gangs.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Kind {
+    alone: Offers,
+    gang: Offers,
+}
+
+/// What workers offer together.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Offers {
     /// Ready workers that may be given trials and have free slots, by how many.
     by_free: BTreeSet<(u32, WorkerId)>,
     /// Free slots of these workers.
@@ -156,13 +185,13 @@ impl Pool {
     }
 
     /// Free slots of a kind on ready workers that may be given trials.
-    pub(crate) fn free(&self, kind: DeviceKind) -> u32 {
-        self.kinds.get(&kind).map_or(0, |kind| kind.free)
+    pub(crate) fn free(&self, kind: DeviceKind, width: Width) -> u32 {
+        self.kinds.get(&kind).map_or(0, |kind| kind.of(width).free)
     }
 
     /// Slots of a kind on workers that may be given trials, when they are there.
-    pub(crate) fn total(&self, kind: DeviceKind) -> u32 {
-        self.kinds.get(&kind).map_or(0, |kind| kind.total)
+    pub(crate) fn total(&self, kind: DeviceKind, width: Width) -> u32 {
+        self.kinds.get(&kind).map_or(0, |kind| kind.of(width).total)
     }
 
     /// How many workers there are.
@@ -171,24 +200,37 @@ impl Pool {
     }
 
     /// Free slots of a kind on workers of a choice.
-    pub(crate) fn free_among(&self, kind: DeviceKind, choice: Choice<'_>) -> u32 {
-        choice.count(self.free(kind), |id| self.offered(id, kind, true))
+    pub(crate) fn free_among(&self, kind: DeviceKind, width: Width, choice: Choice<'_>) -> u32 {
+        choice.count(self.free(kind, width), |id| self.offered(id, kind, true, width))
+    }
+
+    /// Free slots for a gang if the ranks at these places gave theirs back.
+    pub(crate) fn free_with<'a>(&self, kind: DeviceKind, places: impl Iterator<Item = &'a Placement>) -> u32 {
+        let counted = |place: &Placement| {
+            let worker = self.workers.get(&place.worker);
+            let mut slots = worker.into_iter().flat_map(|worker| worker.slots.values());
+            let shared = slots.any(|slot| slot.held.is_none() && slot.device == place.device);
+            kind == DeviceKind::Cuda
+                && shared
+                && worker.is_some_and(|worker| worker.offers(kind, true, Width::Gang) > 0)
+        };
+        self.free(kind, Width::Gang) + places.filter(|place| !counted(place)).count() as u32
     }
 
     /// Slots of a kind on workers of a choice, when they are there.
-    pub(crate) fn total_among(&self, kind: DeviceKind, choice: Choice<'_>) -> u32 {
-        choice.count(self.total(kind), |id| self.offered(id, kind, false))
+    pub(crate) fn total_among(&self, kind: DeviceKind, width: Width, choice: Choice<'_>) -> u32 {
+        choice.count(self.total(kind, width), |id| self.offered(id, kind, false, width))
     }
 
-    fn offered(&self, id: &WorkerId, kind: DeviceKind, only_free: bool) -> u32 {
-        self.workers.get(id).map_or(0, |worker| worker.offers(kind, only_free))
+    fn offered(&self, id: &WorkerId, kind: DeviceKind, only_free: bool, width: Width) -> u32 {
+        self.workers.get(id).map_or(0, |worker| worker.offers(kind, only_free, width))
     }
 
     /// Whether no other worker that may be given trials has slots of a kind that this one has.
     pub(crate) fn is_last_of_a_kind(&self, id: &WorkerId) -> bool {
         KINDS.iter().any(|kind| {
-            let own = self.offered(id, *kind, false);
-            own > 0 && own == self.total(*kind)
+            let own = self.offered(id, *kind, false, Width::Alone);
+            own > 0 && own == self.total(*kind, Width::Alone)
         })
     }
 
@@ -261,10 +303,11 @@ impl Pool {
     /// Places of `count` free slots of a kind, on as few workers as possible: the fullest worker that can take all,
     /// else the emptiest ones first. `None` where fewer are free on workers of the choice.
     pub(crate) fn place(&self, kind: DeviceKind, count: u32, choice: Choice<'_>) -> Option<Vec<Placement>> {
-        if self.free_among(kind, choice) < count {
+        let width = Width::of(count);
+        if self.free_among(kind, width, choice) < count {
             return None;
         }
-        let index = self.kinds.get(&kind)?;
+        let index = self.kinds.get(&kind)?.of(width);
         let mut chosen: Vec<(&WorkerId, u32)> = Vec::new();
         let mut missing = count;
         let mut emptiest = index.by_free.iter().rev().filter(|(_, id)| choice.admits(id));
@@ -282,8 +325,12 @@ impl Pool {
         let mut placements = Vec::with_capacity(count as usize);
         for (id, take) in chosen {
             let fits = |slot: &SlotState| slot.held.is_none() && DeviceKind::of(slot.device) == kind;
+            let mut devices = BTreeSet::new();
+            let mut apart = |slot: &SlotState| {
+                width == Width::Alone || kind == DeviceKind::Cpu || devices.insert(slot.device)
+            };
             let slots = self.workers.get(id)?.slots.iter().filter(|(_, slot)| fits(slot));
-            for (index, slot) in slots.take(take as usize) {
+            for (index, slot) in slots.filter(|(_, slot)| apart(slot)).take(take as usize) {
                 let rank = Rank(placements.len() as u32);
                 placements.push(Placement { rank, worker: id.clone(), slot: *index, device: slot.device });
             }
@@ -307,18 +354,37 @@ impl Pool {
 }
 
 impl Kind {
+    fn of(&self, width: Width) -> &Offers {
+        match width {
+            Width::Alone => &self.alone,
+            Width::Gang => &self.gang,
+        }
+    }
+
     fn add(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
-        self.total += worker.offers(kind, false);
-        let free = worker.offers(kind, true);
+        self.alone.add(id, worker, kind, Width::Alone);
+        self.gang.add(id, worker, kind, Width::Gang);
+    }
+
+    fn remove(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
+        self.alone.remove(id, worker, kind, Width::Alone);
+        self.gang.remove(id, worker, kind, Width::Gang);
+    }
+}
+
+impl Offers {
+    fn add(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind, width: Width) {
+        self.total += worker.offers(kind, false, width);
+        let free = worker.offers(kind, true, width);
         if free > 0 {
             self.free += free;
             self.by_free.insert((free, id.clone()));
         }
     }
 
-    fn remove(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
-        self.total -= worker.offers(kind, false);
-        let free = worker.offers(kind, true);
+    fn remove(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind, width: Width) {
+        self.total -= worker.offers(kind, false, width);
+        let free = worker.offers(kind, true, width);
         if free > 0 {
             self.free -= free;
             self.by_free.remove(&(free, id.clone()));

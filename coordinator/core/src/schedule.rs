@@ -15,7 +15,7 @@ use mtinet_domain::trial::{Placement, RankAssignment};
 use mtinet_domain::{AttemptId, AttemptNumber, Rank, StudyId, TrialId, WorkerId};
 
 use crate::effects::{Command, Effects};
-use crate::pool::{Choice, DeviceKind, KINDS};
+use crate::pool::{Choice, DeviceKind, KINDS, Width};
 use crate::reason::WaitReason;
 use crate::state::Core;
 use crate::study::{Study, Turn};
@@ -102,14 +102,16 @@ impl Core {
         };
         let (_, left) = round.reserved.entry(kind).or_insert_with(|| (id, leaves.clone()));
         left.retain(|worker| leaves.contains(worker));
-        self.pool.free_among(kind, Choice { only: Some(left), except: &NOBODY }) > 0
+        self.pool.free_among(kind, Width::Alone, Choice { only: Some(left), except: &NOBODY }) > 0
     }
 
     /// Whether no trial can start any more, whatever it asks for.
     fn nothing_is_left(&self, round: &Round) -> bool {
         let used_up = |kind: &DeviceKind| match round.reserved.get(kind) {
-            Some((_, left)) => self.pool.free_among(*kind, Choice { only: Some(left), except: &NOBODY }) == 0,
-            None => self.pool.total(*kind) == 0,
+            Some((_, left)) => {
+                self.pool.free_among(*kind, Width::Alone, Choice { only: Some(left), except: &NOBODY }) == 0
+            }
+            None => self.pool.total(*kind, Width::Alone) == 0,
         };
         !round.reserved.is_empty() && KINDS.iter().all(used_up)
     }
@@ -145,7 +147,8 @@ impl Core {
     /// Why trials of a study wait that the last decision did not come to.
     pub(crate) fn not_looked_at(&self, study: &Study) -> WaitReason {
         let (kind, needed) = (self.kind_for(study), narrowest(study));
-        let (free, total) = (self.pool.free(kind), self.pool.total(kind));
+        let gang = Width::of(needed);
+        let (free, total) = (self.pool.free(kind, gang), self.pool.total(kind, gang));
         match self.front {
             Some(front) if total >= needed => WaitReason::Behind(front),
             _ => WaitReason::Slots { needed, kind, free, total },
@@ -164,8 +167,8 @@ impl Core {
         let ahead = round.reserved.get(&kind);
         let choice = Choice { only: ahead.map(|(_, left)| left), except: avoids };
         let others = Choice { only: None, except: avoids };
-        let free = self.pool.free_among(kind, choice);
-        let ranks = self.width(study, kind, free, round);
+        let ranks = self.width(study, kind, choice, round);
+        let width = Width::of(ranks);
         // Where it failed last is taken again only when nothing else is free.
         let careful: BTreeSet<WorkerId> = avoids.iter().chain(&trial.last_failed_on).cloned().collect();
         let placed = self
@@ -175,12 +178,12 @@ impl Core {
         match (placed, ahead) {
             (Some(placements), _) => Decision::Start(placements),
             // Also where another waits for the same: what this one avoids is left to those behind both.
-            (None, _) if !avoids.is_empty() && self.pool.free_among(kind, others) < ranks => {
+            (None, _) if !avoids.is_empty() && self.pool.free_among(kind, width, others) < ranks => {
                 Decision::Wait(WaitReason::Elsewhere {
                     needed: ranks,
                     kind,
-                    free: self.pool.free_among(kind, others),
-                    total: self.pool.total_among(kind, others),
+                    free: self.pool.free_among(kind, width, others),
+                    total: self.pool.total_among(kind, width, others),
                     avoids: avoids.iter().cloned().collect(),
                 })
             }
@@ -188,15 +191,16 @@ impl Core {
             (None, None) => Decision::Wait(WaitReason::Slots {
                 needed: ranks,
                 kind,
-                free: self.pool.free(kind),
-                total: self.pool.total(kind),
+                free: self.pool.free(kind, width),
+                total: self.pool.total(kind, width),
             }),
         }
     }
 
     /// Whether workers other than these could take a gang, were they free.
     pub(crate) fn elsewhere(&self, kind: DeviceKind, needed: u32, avoids: &BTreeSet<WorkerId>) -> bool {
-        !avoids.is_empty() && self.pool.total_among(kind, Choice { only: None, except: avoids }) >= needed
+        !avoids.is_empty()
+            && self.pool.total_among(kind, Width::of(needed), Choice { only: None, except: avoids }) >= needed
     }
 
     /// Whether workers other than these could take a trial, were they free.
@@ -210,22 +214,27 @@ impl Core {
     /// The kind of device that a study's trials run on in the fleet as it is: CUDA where the fleet can hold a gang
     /// on it, else CPU.
     pub(crate) fn kind_for(&self, study: &Study) -> DeviceKind {
+        let needed = Width::of(narrowest(study));
         match study.spec.resources.device {
             DeviceChoice::Cpu => DeviceKind::Cpu,
             DeviceChoice::Cuda => DeviceKind::Cuda,
-            DeviceChoice::Auto if self.pool.total(DeviceKind::Cuda) >= narrowest(study) => DeviceKind::Cuda,
+            DeviceChoice::Auto if self.pool.total(DeviceKind::Cuda, needed) >= narrowest(study) => {
+                DeviceKind::Cuda
+            }
             DeviceChoice::Auto => DeviceKind::Cpu,
         }
     }
 
     /// How many ranks the next trial of a study gets: the widest that leaves every other waiting trial its share.
-    fn width(&self, study: &Study, kind: DeviceKind, free: u32, round: &Round) -> u32 {
+    fn width(&self, study: &Study, kind: DeviceKind, choice: Choice<'_>, round: &Round) -> u32 {
         let replicas = study.spec.train.replicas;
         let (Ranks::Auto, 2..) = (study.spec.resources.ranks, replicas) else { return narrowest(study) };
         let demand = round.demand.as_ref().and_then(|demand| demand.get(&kind)).copied().unwrap_or_default();
         // This trial's own share is among the demands.
+        let [free, apart] =
+            [Width::Alone, Width::Gang].map(|width| self.pool.free_among(kind, width, choice));
         let spare = free.saturating_sub(demand.saturating_sub(1)).clamp(1, replicas);
-        divisor_up_to(replicas, spare)
+        divisor_up_to(replicas, spare.min(apart.max(1)))
     }
 
     /// Slots of each kind that waiting trials want at least.

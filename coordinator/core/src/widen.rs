@@ -72,7 +72,10 @@ impl Core {
         let Some(kind) = gang.ranks.first().map(|rank| DeviceKind::of(rank.placement.device)) else {
             return false;
         };
-        let width = divisor_up_to(study.spec.train.replicas, ranks + self.pool.free(kind));
+        let width = divisor_up_to(
+            study.spec.train.replicas,
+            self.pool.free_with(kind, gang.ranks.iter().map(|rank| &rank.placement)),
+        );
         trains && has_a_way_to_go && width >= 2 * ranks
     }
 }

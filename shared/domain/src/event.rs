@@ -256,6 +256,10 @@ pub struct MetricRecord {
     pub values: BTreeMap<String, f64>,
 }
 
+/// The value of an epoch that says how much of its CUDA device's memory rank 0's tensors held at most, in bytes, with what is
+/// kept for the next ones.
+pub const DEVICE_MEMORY: &str = "device_memory_bytes";
+
 /// What the values of a [`MetricRecord`] are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -44,7 +44,14 @@ fn rank_process() {
         FoldData::open(&job.dir.join("data"), &job.dir.join("cache"), &spec, job.trial.fold, &|_, _| {})
             .unwrap();
     let gang = if job.world_size == 1 { Gang::alone() } else { join(&job) };
-    let plan = Plan { spec, trial: job.trial, device: Device::Cpu, work_dir: job.out.clone(), trace: None };
+    let plan = Plan {
+        spec,
+        trial: job.trial,
+        device: Device::Cpu,
+        work_dir: job.out.clone(),
+        trace: None,
+        sharing: 1,
+    };
     let mut trainer = Trainer::new(plan, data, gang).unwrap();
     if let Some(checkpoint) = &job.resume {
         trainer.resume(checkpoint, None).unwrap();
@@ -261,6 +268,7 @@ fn a_checkpoint_of_another_trial_is_refused() {
         device: Device::Cpu,
         work_dir: root.join("b"),
         trace: None,
+        sharing: 1,
     };
     let mut trainer = Trainer::new(plan, data, Gang::alone()).unwrap();
     let error = trainer.resume(&checkpoint, None).unwrap_err().to_string();

@@ -114,6 +114,42 @@ fn auto_takes_cuda_where_the_fleet_has_it() {
 }
 
 #[test]
+fn trials_share_a_device_and_ranks_of_a_gang_do_not() {
+    let (zero, one) = (Device::Cuda(0), Device::Cuda(1));
+    let mut env = TestEnv::new();
+    env.join("a", &[zero, one, zero, one]);
+    env.join("b", &[zero, zero]);
+    let single = env.submit("folds = [0, 1]\n[resources]\ndevice = \"cuda\"\n");
+    assert_eq!(env.running().len(), 4, "each slot is good for a trial of one rank");
+    let wide = env.submit("folds = [0]\n[train]\nreplicas = 3\n[resources]\nranks = 3\ndevice = \"cuda\"\n");
+    let waiting = trial(wide, "mti-net/0/0");
+    let mut open: Vec<_> = env.running();
+    while env.running().iter().all(|id| *id != waiting) {
+        env.complete(
+            open.pop().unwrap_or_else(|| panic!("the gang does not start: {:?}", env.reason(waiting))),
+        );
+    }
+    let gang = env.core.trial(waiting).unwrap().gang().unwrap();
+    let places: std::collections::BTreeSet<_> =
+        gang.ranks.iter().map(|rank| (rank.placement.worker.clone(), rank.placement.device)).collect();
+    assert_eq!(places.len(), 3, "NCCL refuses two ranks on one device");
+    assert!(env.core.study(single).is_some());
+}
+
+#[test]
+fn a_gang_wider_than_the_devices_says_so_and_an_elastic_one_stays_narrow() {
+    let zero = Device::Cuda(0);
+    let mut env = TestEnv::new();
+    env.join("a", &[zero, zero]);
+    let gang = env.submit(&format!("folds = [0]\n{GANG_OF_2}device = \"cuda\"\n"));
+    let reason = env.reason(trial(gang, "mti-net/0/0")).unwrap();
+    assert_eq!(reason.to_string(), "needs 2 cuda slots, the fleet has 1");
+    let elastic = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\ndevice = \"cuda\"\n");
+    let narrow = trial(elastic, "mti-net/0/0");
+    assert_eq!(env.width(narrow), 1);
+}
+
+#[test]
 fn auto_ranks_widen_only_when_slots_would_stay_idle() {
     let mut env = TestEnv::new();
     let study = env.submit("folds = [0, 1]\n[train]\nreplicas = 4\n");

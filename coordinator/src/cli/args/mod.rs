@@ -148,7 +148,7 @@ pub struct RunArgs {
     /// Worker agents to start.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: u32,
-    /// Devices of each worker, as `mtinet-worker --devices` takes them: auto, cpu:4, cuda:0,cuda:1. By default
+    /// Devices of each worker, as `mtinet-worker --devices` takes them: auto, cpu:4, cuda:0,cuda:1*2. By default
     /// CUDA devices where there are any, else one CPU slot per core, shared among the workers.
     #[arg(long, value_name = "DEVICES")]
     pub devices: Option<String>,
