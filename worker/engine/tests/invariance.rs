@@ -237,6 +237,18 @@ fn a_stopped_trial_resumes_to_the_same_bits_and_metrics() {
 }
 
 #[test]
+fn asking_for_cuda_graphs_changes_nothing_on_the_cpu() {
+    let bench = Bench::new();
+    let train = "batch_size = 2\nsteps = 8\n";
+    let weights = |name: &str, train: &str| {
+        let out = bench.run(name, "mti-net", train, 1, None, None);
+        std::fs::read(out.join("rank0.safetensors")).unwrap()
+    };
+    let (off, on) = (weights("off", train), weights("on", &format!("{train}cuda_graphs = true\n")));
+    assert!(off == on);
+}
+
+#[test]
 fn a_trial_stopped_at_the_end_of_an_epoch_ends_that_epoch_first() {
     let bench = Bench::new();
     // More samples a step than slices: every step is an epoch.

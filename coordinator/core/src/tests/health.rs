@@ -2,7 +2,7 @@
 
 use mtinet_domain::event::{Event, RankLoss};
 use mtinet_domain::fleet::FleetEvent;
-use mtinet_domain::trial::{AttemptEnd, Hang, ProcessExit, TrialStatus};
+use mtinet_domain::trial::{AttemptEnd, Device, Hang, ProcessExit, TrialStatus};
 use mtinet_domain::{AttemptId, AttemptNumber, Rank, SlotIndex, TrialId, WorkerId};
 
 use super::env::{TestEnv, checkpoint, metrics, trial};
@@ -264,6 +264,27 @@ fn the_last_trial_goes_on_with_more_ranks() {
     let (a, attempt) = env.at(last, 0);
     assert_eq!(env.agents[&a].processes[&(attempt, Rank(0))].resume, Some(checkpoint(5, "c5")));
     env.restart(true);
+}
+
+#[test]
+fn a_spare_slot_of_the_same_device_widens_nothing() {
+    let (zero, one) = (Device::Cuda(0), Device::Cuda(1));
+    let mut env = TestEnv::new();
+    env.join("a", &[zero, zero]);
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\ndevice = \"cuda\"\n");
+    let (head, last) = (trial(study, "mti-net/0/0"), trial(study, "unet/0/0"));
+    env.rank_reports(last, 0, Fact::Checkpoint(checkpoint(5, "c5")));
+    env.complete(head);
+    let before = env.log.len();
+    env.advance(200_000);
+    let widened = env.log[before..]
+        .iter()
+        .any(|recorded| matches!(recorded.event, Event::AttemptStopping { end: AttemptEnd::Widened, .. }));
+    assert!(!widened, "it would go on as narrow as it was");
+    env.join("b", &[one]);
+    env.advance(500);
+    assert_eq!(env.width(last), 2);
+    assert_eq!(env.last_end(), AttemptEnd::Widened);
 }
 
 #[test]

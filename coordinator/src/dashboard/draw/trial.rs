@@ -1,5 +1,6 @@
 //! One trial: facts, curves, and below them its attempts, its events or its log.
 
+use mtinet_domain::event::DEVICE_MEMORY;
 use mtinet_domain::trial::{AttemptEnd, TrialStatus};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -74,7 +75,7 @@ fn loss(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, trial: Trial<'_>, dra
     let Scene { ui, look, .. } = scene;
     let curve = trial.result.curves.training();
     let mut names: Vec<&str> = curve.names().iter().map(String::as_str).collect();
-    names.retain(|name| *name != "learning_rate");
+    names.retain(|name| !matches!(*name, "learning_rate" | DEVICE_MEMORY));
     // The sum first; then its terms, in an order that does not depend on what was reported first.
     names.sort_by_key(|name| (*name != "loss", *name));
     let name = names.get(ui.loss % names.len().max(1)).copied().unwrap_or("loss");
