@@ -20,12 +20,46 @@ use crate::gang::Gang;
 use crate::outcome::{Agreement, Outcome, State};
 use crate::step::{Game, Measured, Pass};
 
+#[cfg(test)]
+mod tests;
+
 /// The sums and counts of a step's measurements.
-type Answer = (Tensor, Vec<f32>);
+pub(crate) type Answer = (Tensor, Vec<f32>);
+
+/// What records steps: CUDA's graphs, or what stands for them in a test.
+pub(crate) trait Recorder {
+    /// Records what `step` does, and does nothing of it.
+    fn record(
+        &self,
+        step: &mut dyn FnMut() -> Result<Answer, EngineError>,
+    ) -> Result<(Box<dyn Recording>, Answer), EngineError>;
+}
+
+/// A recorded step.
+pub(crate) trait Recording {
+    /// Takes it.
+    fn replay(&self) -> Result<(), EngineError>;
+}
+
+impl Recorder for GraphPool {
+    fn record(
+        &self,
+        step: &mut dyn FnMut() -> Result<Answer, EngineError>,
+    ) -> Result<(Box<dyn Recording>, Answer), EngineError> {
+        let (graph, answer) = GraphPool::record(self, step)?;
+        Ok((Box::new(graph), answer))
+    }
+}
+
+impl Recording for CudaGraph {
+    fn replay(&self) -> Result<(), EngineError> {
+        Ok(CudaGraph::replay(self)?)
+    }
+}
 
 /// The recordings of a trial.
 pub(crate) struct Graphs {
-    pool: GraphPool,
+    recorder: Box<dyn Recorder>,
     ledger: Ledger,
     recorded: BTreeMap<Shape, Recorded>,
     agreement: Agreement,
@@ -42,7 +76,7 @@ struct Shape {
 
 /// A step of one shape.
 struct Recorded {
-    graph: CudaGraph,
+    graph: Box<dyn Recording>,
     inputs: Batch,
     sums: Tensor,
     counts: Vec<f32>,
@@ -69,15 +103,19 @@ impl Graphs {
         }
         let pool =
             GraphPool::new().inspect_err(|error| tracing::warn!("steps are not recorded: {error}")).ok()?;
+        Some(Self::with(Box::new(pool), train, device))
+    }
+
+    fn with(recorder: Box<dyn Recorder>, train: &TrainConfig, device: Device) -> Self {
         let learning_rate = train.learning_rate;
         let agreement =
             if train.deterministic { Agreement::Bits } else { Agreement::Rounding { learning_rate } };
-        Some(Self { pool, ledger: Ledger::default(), recorded: BTreeMap::new(), agreement, device })
+        Self { recorder, ledger: Ledger::default(), recorded: BTreeMap::new(), agreement, device }
     }
 
-    /// The stream that all steps of the trial must be taken on.
-    pub(crate) fn stream(&self) -> Result<SideStream, EngineError> {
-        Ok(SideStream::enter(self.device)?)
+    /// The stream that all steps of the trial must be taken on, where the device has streams.
+    pub(crate) fn stream(&self) -> Result<Option<SideStream>, EngineError> {
+        Ok(self.device.is_cuda().then(|| SideStream::enter(self.device)).transpose()?)
     }
 
     /// Takes a step of one replica, and stays with `game` as long as recordings can be relied on.
@@ -109,7 +147,7 @@ impl Graphs {
         before.restore(game)?;
         let inputs = batch.duplicate();
         let (graph, (sums, recorded_counts)) =
-            match self.pool.record(|| plain(game, Pass { seeds: None, ..pass }, &inputs)) {
+            match self.recorder.record(&mut || plain(game, Pass { seeds: None, ..pass }, &inputs)) {
                 Ok(recording) => recording,
                 Err(error) => {
                     let words = error_chain(&error);
@@ -200,45 +238,5 @@ impl Ledger {
         self.seen.insert(shape, false);
         self.plain += 1;
         Turn::Plain
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shape(tumour: i64) -> Shape {
-        Shape { rows: (64, tumour), adversarial: true }
-    }
-
-    #[test]
-    fn a_shape_is_recorded_once_and_not_before_the_libraries_are_set_up() {
-        let mut ledger = Ledger::default();
-        let turns: Vec<Turn> = [1, 1, 1, 1, 1, 2, 2, 2, 1].map(|tumour| ledger.turn(shape(tumour))).into();
-        use Turn::{Plain, Record, Replay};
-        assert_eq!(turns, [Plain, Plain, Plain, Record, Replay, Plain, Record, Replay, Replay]);
-        let other = Shape { adversarial: false, ..shape(1) };
-        assert_eq!(ledger.turn(other), Plain, "another loss is another step");
-    }
-
-    #[test]
-    fn recordings_have_an_end() {
-        let mut ledger = Ledger::default();
-        let mut recordings = 0;
-        for _ in 0..4 {
-            recordings += (0..60).filter(|&tumour| ledger.turn(shape(tumour)) == Turn::Record).count();
-        }
-        assert_eq!(recordings, MOST);
-        assert_eq!(ledger.turn(shape(0)), Turn::Replay, "what is recorded stays in use");
-    }
-
-    #[test]
-    fn a_rank_that_cannot_have_recordings_has_none() {
-        let train = TrainConfig { cuda_graphs: true, ..TrainConfig::default() };
-        assert!(Graphs::new(&train, Arm::MtiNet, Device::Cpu, &Gang::alone()).is_none());
-        // On a machine without CUDA the pool cannot be made, which is no error either.
-        if !mtinet_torch_ext::is_cuda_build() {
-            assert!(Graphs::new(&train, Arm::MtiNet, Device::Cuda(0), &Gang::alone()).is_none());
-        }
     }
 }

@@ -109,6 +109,12 @@ impl Trainer {
         mtinet_models::initialise(vs, self.plan.trial.arm, phases, path).map_err(EngineError::Initial)
     }
 
+    /// Has steps recorded by a stand-in.
+    #[cfg(test)]
+    pub(crate) fn record_with(&mut self, graphs: Graphs) {
+        self.game.graphs = Some(graphs);
+    }
+
     /// Goes on from a checkpoint of the same trial; every rank does, with the same file.
     ///
     /// # Errors
@@ -169,7 +175,7 @@ impl Trainer {
     /// Whatever goes wrong; what was checkpointed before stays good.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Finish, EngineError> {
         self.gang.agree_on_step(self.progress.step, self.plan.device)?;
-        let _stream = self.game.graphs.as_ref().map(Graphs::stream).transpose()?;
+        let _stream = self.game.graphs.as_ref().map(Graphs::stream).transpose()?.flatten();
         self.progress.since = Instant::now();
         self.progress.last_checkpoint = Instant::now();
         while self.progress.step < self.total_steps {

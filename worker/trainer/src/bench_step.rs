@@ -38,7 +38,8 @@ pub(crate) struct BenchArgs {
     /// Threads of this rank.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Train on this CUDA device instead of the CPU; one rank.
+    /// Train on this CUDA device instead of the CPU; one rank. There a step is queued and every tenth waits for the device: ask
+    /// for multiples of ten, and take their mean.
     #[arg(long, value_name = "N", conflicts_with = "ranks")]
     cuda: Option<usize>,
     /// How many of these programs share the device.
