@@ -48,6 +48,9 @@ fn main() {
     for library in libraries() {
         println!("cargo::rustc-link-lib={library}");
     }
+    if let Some(runtime) = cuda_runtime() {
+        println!("cargo::rustc-link-lib=dylib:+verbatim={runtime}");
+    }
     mtinet_libtorch::link();
 }
 
@@ -73,4 +76,15 @@ fn libraries() -> Vec<&'static str> {
         libraries.splice(0..0, ["torch_cuda", "c10_cuda"]);
     }
     libraries
+}
+
+/// The file of the CUDA runtime, which the shim calls itself. It lies beside libtorch under a name with a version, without the
+/// plain name that `-l` looks for.
+fn cuda_runtime() -> Option<String> {
+    if !mtinet_libtorch::has_cuda() {
+        return None;
+    }
+    let files = std::fs::read_dir(mtinet_libtorch::folder().join("lib")).ok()?;
+    let mut names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    names.find(|name| name.starts_with("libcudart") && name.contains(".so"))
 }
