@@ -34,6 +34,9 @@ help:
 	@echo "make chaos       kills, stops, cuts and fills around studies of real processes"
 	@echo "make bench-coordinator  the coordinator under load: table and runs/bench/coordinator.json"
 	@echo "make bench-step  training steps against PyTorch's: table and runs/bench/step.json (QUICK=1: some minutes)"
+	@echo "make bench-data  data sets of up to 10,000 subjects, the slice cache, a trainer's start: table and runs/bench/data.json"
+	@echo "make bench-study  a study against a shell loop over a PyTorch script: table and runs/bench/study.json (QUICK=1)"
+	@echo "make bench-accuracy  DSC and MAE in bf16 against fp32, three seeds: table and runs/bench/accuracy.json (QUICK=1)"
 	@echo "make clean       removes target/, .libtorch/ and runs/demo"
 
 libtorch:
@@ -58,9 +61,11 @@ lint: libtorch
 boundaries:
 	deploy/check-boundaries
 
+# Its own target directory, since libtorch is another.
+CUDA_TARGET ?= target/cuda
 check-cuda:
 	CUDA=1 deploy/libtorch/fetch
-	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir target/cuda
+	LIBTORCH=$(CURDIR)/.libtorch/cuda $(CARGO) build $(PROFILE) -p mtinet-trainer --target-dir $(CUDA_TARGET)
 
 # Unoptimised, so that it neither takes long nor replaces the programs of the other targets. No libtorch.
 .PHONY: check-otel
@@ -99,20 +104,44 @@ simulate:
 	RUSTFLAGS="--cfg mtinet_mutations" $(CARGO) test $(PROFILE) -p mtinet-sim --test planted --target-dir target/planted -- --nocapture
 
 # Kills, stops, cuts, fills and sets clocks while studies run, and compares their results with undisturbed ones.
-# As root every program has a host of its own; otherwise what needs that is skipped in words.
+# As root every program has a host of its own; otherwise what needs that is skipped in words and counted.
 .PHONY: chaos
 chaos: libtorch
 	$(CARGO) build $(PROFILE) --workspace --bins
 	target/release/mtinet-chaos --long
 
-# Training steps against PyTorch's, which a virtual environment below target/ has; PYTHON=... names an interpreter that has torch
-# 2.11.0, numpy and safetensors. QUICK=1 takes minutes, all shapes take hours. ARGS='--only "paper 256 b1"' picks shapes.
-PYTHON ?= target/bench-python/bin/python
-.PHONY: bench-step
-bench-step: libtorch $(PYTHON)
-	$(CARGO) build $(PROFILE) -p mtinet-trainer
-	$(PYTHON) worker/trainer/bench/step.py --trainer target/release/mtinet-trainer --python $(PYTHON) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+# Beside PyTorch, which a virtual environment below target/ has; PYTHON=... names another interpreter that has what
+# worker/trainer/bench/requirements.txt lists. Alone on the machine, or the figures mean little. ARGS=... goes to the bench, whose --help
+# says what there is.
+BENCH := worker/trainer/bench
+BENCH_ARGS = $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+ifndef PYTHON
+PYTHON := target/bench-python/bin/python
+BENCH_PYTHON := target/bench-python/ready
+endif
+.PHONY: bench-step bench-study bench-accuracy
 
-target/bench-python/bin/python:
+# Data sets of 100, 1,000 and 10,000 subjects (up to 5 GB below runs/bench/ meanwhile), the cache of one as large as the paper's, and
+# the start of a trainer. QUICK=1 leaves out the largest. DATA_PYTHON=... names an interpreter with numpy and nibabel for the peer.
+.PHONY: bench-data
+bench-data: libtorch
+	$(CARGO) build $(PROFILE) -p mtinet -p mtinet-trainer --bins
+	python3 shared/data/bench/data.py $(if $(DATA_PYTHON),--python $(DATA_PYTHON)) $(BENCH_ARGS)
+
+# Training steps. All shapes take hours; ARGS='--only "paper 256 b1"' picks some.
+bench-step: libtorch $(BENCH_PYTHON)
+	$(CARGO) build $(PROFILE) -p mtinet-trainer
+	$(PYTHON) $(BENCH)/step.py --python $(PYTHON) $(BENCH_ARGS)
+
+# A whole study, against a shell loop.
+bench-study: build $(BENCH_PYTHON)
+	$(PYTHON) $(BENCH)/study.py --python $(PYTHON) $(BENCH_ARGS)
+
+# bf16 against fp32; no PyTorch.
+bench-accuracy: build
+	python3 $(BENCH)/accuracy.py $(BENCH_ARGS)
+
+target/bench-python/ready: $(BENCH)/requirements.txt
 	python3 -m venv target/bench-python
-	target/bench-python/bin/pip install --quiet torch==2.11.0 numpy safetensors || { rm -rf target/bench-python; exit 1; }
+	target/bench-python/bin/pip install --quiet -r $<
+	touch $@

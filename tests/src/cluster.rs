@@ -129,11 +129,15 @@ impl Cluster {
         command.arg("--coordinator").arg(url).arg("--name").arg(name);
         command.arg("--token-file").arg(self.token("worker", name));
         command.arg("--devices").arg(format!("cpu:{slots}")).arg("--data-root").arg(data_root);
-        let work_dir = place.dir.clone().unwrap_or_else(|| self.dir.path().join(name));
-        command.arg("--work-dir").arg(work_dir).arg("--advertise").arg(place.address());
+        command.arg("--work-dir").arg(self.work_dir(place, name)).arg("--advertise").arg(place.address());
         // Several trainers share a small machine here, where threads that wait for each other take most of the time.
         command.env("OMP_THREAD_LIMIT", "1");
         Process::start(&mut command, &self.dir.path().join(format!("{name}.log")))
+    }
+
+    /// The work directory of a worker.
+    pub fn work_dir(&self, place: &Place, name: &str) -> PathBuf {
+        place.dir.clone().unwrap_or_else(|| self.dir.path().join(name))
     }
 
     /// The workers that the coordinator lists, by name; of one name the latest that is not lost, if any is not.
@@ -157,6 +161,18 @@ impl Cluster {
         workers
     }
 
+    /// Waits until so many workers are ready.
+    ///
+    /// # Panics
+    /// Where they do not come.
+    pub fn wait_for_workers(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.workers().values().filter(|worker| worker.status == "ready").count() < count {
+            assert!(Instant::now() < deadline, "{count} workers do not come");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// The coordinator's address.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
@@ -167,10 +183,19 @@ impl Cluster {
     /// # Panics
     /// Where it is refused.
     pub fn submit(&self, study: &str) -> StudyId {
+        self.submit_with(study, &[])
+    }
+
+    /// As [`Cluster::submit`], with more arguments.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub fn submit_with(&self, study: &str, arguments: &[&str]) -> StudyId {
         let file = self.write("study.toml", study);
         let output = Command::new(program("mtinet"))
             .args(["study", "submit"])
             .arg(file)
+            .args(arguments)
             .arg("--coordinator")
             .arg(self.data_dir())
             .output()
@@ -178,6 +203,17 @@ impl Cluster {
         assert!(output.status.success(), "{}", crate::stderr(&output));
         let number = String::from_utf8_lossy(&output.stdout);
         StudyId(number.trim().parse().unwrap_or_else(|_| panic!("not a study's number: {number}")))
+    }
+
+    /// Cancels a study through the command line.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub fn cancel(&self, study: StudyId) {
+        let mut command = Command::new(program("mtinet"));
+        command.args(["study", "cancel", &study.to_string(), "--coordinator"]).arg(self.data_dir());
+        let output = command.output().expect("mtinet starts");
+        assert!(output.status.success(), "{}", crate::stderr(&output));
     }
 
     /// A file in the cluster's directory.
@@ -303,7 +339,8 @@ impl Outcome {
 
     fn add(&mut self, record: &MetricRecord) {
         // Bits, because equal means equal here.
-        let values = record.values.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
+        let computed = record.clone().without_time().values;
+        let values = computed.into_iter().map(|(name, value)| (name, value.to_bits())).collect();
         self.metrics.insert((format!("{:?}", record.scope), record.step), values);
     }
 }

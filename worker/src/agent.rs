@@ -25,6 +25,8 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::access::Access;
+use crate::data_cache::DataCache;
+use crate::dataset;
 use crate::estate;
 use crate::link::{Command, Link};
 use crate::logs;
@@ -32,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outbox::{Limits, Outbox};
 use crate::rank::{RankCommand, RankTask, not_started};
+use crate::rank_dir;
 use crate::session::{RankKey, Session};
 use crate::spool::{self, Spool};
 use crate::uplink::Uplink;
@@ -39,6 +42,9 @@ use crate::usage;
 
 /// Where metrics are served unless somebody says otherwise.
 const METRICS: &str = "127.0.0.1:7079";
+
+/// How often the work directory is tidied.
+const TIDY_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why an agent cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,7 @@ pub struct Shared {
     pub(crate) client: WorkerClient<Channel>,
     pub(crate) access: Arc<Access>,
     pub(crate) cache: Cache,
+    pub(crate) data: DataCache,
     pub(crate) metrics: Metrics,
     sockets: tempfile::TempDir,
     next_socket: AtomicU64,
@@ -125,6 +132,7 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         client: access.worker_client()?,
         access: access.clone(),
         cache: Cache::new(options.work_dir.join("cache/artifacts"), options.artifact_cache_bytes),
+        data: DataCache::new(options.work_dir.join("cache/datasets"), options.data_cache_bytes),
         metrics: Metrics::default(),
         sockets,
         next_socket: AtomicU64::new(0),
@@ -137,10 +145,8 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
         work_dir = %shared.options.work_dir.display(),
         "worker starts"
     );
-    let work_dir = shared.options.work_dir.clone();
-    // It may take a while, and nobody waits for it.
-    tokio::task::spawn_blocking(move || logs::tidy_all(&work_dir, logs::Limits::default()));
     let mut estates = JoinSet::new();
+    estates.spawn(tidy(shared.options.work_dir.clone()));
     for leftover in former {
         estates.spawn(estate::settle(shared.options.coordinator.clone(), access.clone(), leftover));
     }
@@ -154,6 +160,23 @@ pub async fn run(options: Options, shutdown: &Shutdown) -> Result<(), AgentError
     let result = agent.run(link, commands, shutdown).await;
     freshness.abort();
     result
+}
+
+/// Removes what former agents left on the disk and what is too much: at once, and now and then, where another agent on the
+/// same directory is killed or a trainer outlives its agent.
+async fn tidy(work_dir: PathBuf) {
+    let mut ticks = tokio::time::interval(TIDY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let work_dir = work_dir.clone();
+        let tidied = tokio::task::spawn_blocking(move || {
+            rank_dir::remove_abandoned(&work_dir);
+            logs::tidy_all(&work_dir, logs::Limits::default());
+        });
+        if let Err(error) = tidied.await {
+            tracing::error!(%error, "tidying the work directory broke off");
+        }
+    }
 }
 
 fn exposition(shared: &Shared, held: &Held, usage: &usage::Latest) -> String {
@@ -179,7 +202,7 @@ struct Agent {
     shared: Arc<Shared>,
     held: Held,
     tasks: JoinSet<()>,
-    /// What former agents on this directory left unsaid; ends with this one, and then waits for the next.
+    /// What former agents on this directory left, unsaid or on the disk; ends with this one, and then waits for the next.
     _estates: JoinSet<()>,
 }
 
@@ -243,6 +266,8 @@ impl Agent {
                     || RankCommand::Stop { reason: stop.reason.clone(), grace },
                 );
             }
+            // Not among the tasks: whoever asks can do without the answer of an agent that ends.
+            Command::Look(look) => drop(tokio::spawn(dataset::tell(Arc::clone(&self.shared), look))),
         }
     }
 

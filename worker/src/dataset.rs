@@ -1,18 +1,22 @@
 //! Finds the data set of a study on this machine: by content, and never outside of the data root.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use mtinet_domain::trial::DatasetRef;
+use mtinet_proto::v1::{LookForDataset, TellDatasetRequest};
+use mtinet_runtime::convert::required;
+
+use crate::agent::Shared;
+
+use crate::confinement;
 
 /// The file that makes a directory a data set.
 const HEADER: &str = "dataset.toml";
 
 /// A data set that is not on this machine.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "data set `{name}` with hash {hash} is not under data root {root} ({found}); \
-     copy it there, or start this worker with another --data-root"
-)]
+#[error("data set `{name}` with hash {hash} is not under this worker's data root {root} ({found})")]
 pub struct DatasetNotFound {
     name: String,
     hash: String,
@@ -22,14 +26,41 @@ pub struct DatasetNotFound {
 }
 
 /// The directory under `root` whose content is `dataset`: where the submitter saw it, under its own name, or any
-/// directory directly under `root`. Links that lead out of `root` are refused.
+/// directory directly under `root`. Links that lead out of `root` are refused, and so are files of the data set that lie outside
+/// of it, unless `linked` allows those.
 ///
 /// # Errors
 /// [`DatasetNotFound`] names what was looked for and what was found instead.
-pub fn find(root: &Path, dataset: &DatasetRef) -> Result<PathBuf, DatasetNotFound> {
+pub fn find(root: &Path, dataset: &DatasetRef, linked: bool) -> Result<PathBuf, DatasetNotFound> {
     find_by(root, dataset, |dir| {
-        mtinet_data::Dataset::open(dir).map(|found| found.hash()).map_err(|error| error.to_string())
+        let found = mtinet_data::Dataset::open(dir).map_err(|error| error.to_string())?;
+        let hash = found.hash();
+        if hash == dataset.hash && !linked {
+            confinement::check(root, &found)?;
+        }
+        Ok(hash)
     })
+}
+
+/// Tells the coordinator whether a data set is on this machine, under the data root or in the cache.
+pub async fn tell(shared: Arc<Shared>, asked: LookForDataset) {
+    let LookForDataset { question, dataset } = asked;
+    let Ok(wanted) = required::<DatasetRef>("dataset", dataset)
+        .inspect_err(|error| tracing::warn!(%error, "asked for a data set that makes no sense"))
+    else {
+        return;
+    };
+    let Some(worker) = shared.uplink.with(|session| session.worker().cloned()) else { return };
+    let of = Arc::clone(&shared);
+    let look = move || {
+        let options = &of.options;
+        of.data.has(&wanted.hash) || find(&options.data_root, &wanted, options.linked_data).is_ok()
+    };
+    let Ok(here) = tokio::task::spawn_blocking(look).await else { return };
+    let answer = TellDatasetRequest { worker_id: worker.0, question, here };
+    if let Err(status) = shared.client.clone().tell_dataset(answer).await {
+        tracing::warn!(problem = status.message(), "could not tell whether a data set is here");
+    }
 }
 
 fn find_by(
@@ -140,7 +171,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         write(&root.path().join("liver"), "wrong");
         let message = look(root.path(), Path::new("")).unwrap_err();
-        assert!(message.contains("has hash wrong") && message.contains("--data-root"), "{message}");
+        assert!(message.contains("has hash wrong") && message.contains("data root"), "{message}");
     }
 
     #[test]

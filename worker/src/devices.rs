@@ -9,26 +9,28 @@ use mtinet_runtime::cuda;
 /// Cores that one CPU slot gets by default: training one small network gains little from more.
 const CORES_PER_SLOT: usize = 2;
 
+/// What a user writes for several kinds of devices.
+const EXAMPLE: &str =
+    "auto, cpu, cpu:N (N from 1), or a list such as cuda:0,cuda:1 or cuda:0*2,cpu:4 (two slots on cuda:0)";
+
 /// The devices that a user names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceList {
     /// Every CUDA device; without one, CPU slots by the number of cores.
     Auto,
-    /// So many shares of the CPU.
-    Cpu(usize),
-    /// These CUDA devices.
-    Cuda(Vec<u32>),
+    /// These, each with its number of slots.
+    Named(Vec<(Device, usize)>),
 }
 
 /// Devices that cannot be lent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Text that names no devices.
-    #[error("`{0}` names no devices: write auto, cpu, cpu:N (N from 1) or a list such as cuda:0,cuda:1")]
+    #[error("`{0}` names no devices: write {EXAMPLE}")]
     Syntax(String),
     /// A device named twice.
-    #[error("cuda:{0} is named twice")]
-    Twice(u32),
+    #[error("{0} is named twice; several slots of it are cpu:N or cuda:INDEX*N")]
+    Twice(Device),
     /// A device that is not here, or that the trainer cannot use.
     #[error(
         "cuda:{index} cannot be used: the trainer finds {found} CUDA devices on this machine (see /dev/nvidia*; \
@@ -46,28 +48,32 @@ impl FromStr for DeviceList {
     type Err = DeviceError;
 
     fn from_str(text: &str) -> Result<Self, DeviceError> {
-        let syntax = || DeviceError::Syntax(text.to_owned());
-        match text.trim() {
-            "auto" => return Ok(Self::Auto),
-            "cpu" => return Ok(Self::Cpu(1)),
-            _ => {}
+        if text.trim() == "auto" {
+            return Ok(Self::Auto);
         }
-        if let Some(count) = text.trim().strip_prefix("cpu:") {
-            return match count.parse() {
-                Ok(count) if count > 0 => Ok(Self::Cpu(count)),
-                _ => Err(syntax()),
-            };
-        }
-        let mut devices = Vec::new();
+        let mut named: Vec<(Device, usize)> = Vec::new();
         for part in text.split(',') {
-            let index = part.trim().strip_prefix("cuda:").and_then(|index| index.parse().ok());
-            let index = index.ok_or_else(syntax)?;
-            if devices.contains(&index) {
-                return Err(DeviceError::Twice(index));
+            let (device, slots) = part_of(part.trim()).ok_or_else(|| DeviceError::Syntax(text.to_owned()))?;
+            if named.iter().any(|(other, _)| *other == device) {
+                return Err(DeviceError::Twice(device));
             }
-            devices.push(index);
+            named.push((device, slots));
         }
-        Ok(Self::Cuda(devices))
+        Ok(Self::Named(named))
+    }
+}
+
+/// A device and its slots, of one part of a list.
+fn part_of(part: &str) -> Option<(Device, usize)> {
+    let count = |text: &str| text.trim().parse().ok().filter(|count| *count > 0);
+    match part.split_once(':') {
+        None => (part == "cpu").then_some((Device::Cpu, 1)),
+        Some(("cpu", slots)) => Some((Device::Cpu, count(slots)?)),
+        Some(("cuda", device)) => {
+            let (index, slots) = device.split_once('*').unwrap_or((device, "1"));
+            Some((Device::Cuda(index.trim().parse().ok()?), count(slots)?))
+        }
+        Some(_) => None,
     }
 }
 
@@ -77,19 +83,21 @@ impl DeviceList {
     /// # Errors
     /// [`DeviceError::Absent`] for a CUDA device that `machine` has not.
     pub fn on(&self, machine: &Machine) -> Result<Vec<Device>, DeviceError> {
-        match self {
+        let named = match self {
             Self::Auto if machine.cuda_devices > 0 => {
-                Ok((0..).map(Device::Cuda).take(machine.cuda_devices).collect())
+                return Ok((0..).map(Device::Cuda).take(machine.cuda_devices).collect());
             }
-            Self::Auto => Ok(vec![Device::Cpu; (machine.cores / CORES_PER_SLOT).max(1)]),
-            Self::Cpu(count) => Ok(vec![Device::Cpu; *count]),
-            Self::Cuda(indices) => {
-                let found = machine.cuda_devices;
-                match indices.iter().find(|index| **index as usize >= found) {
-                    Some(&index) => Err(DeviceError::Absent { index, found }),
-                    None => Ok(indices.iter().copied().map(Device::Cuda).collect()),
-                }
-            }
+            Self::Auto => return Ok(vec![Device::Cpu; (machine.cores / CORES_PER_SLOT).max(1)]),
+            Self::Named(named) => named,
+        };
+        let found = machine.cuda_devices;
+        let absent = named.iter().find_map(|(device, _)| match device {
+            Device::Cuda(index) if *index as usize >= found => Some(*index),
+            _ => None,
+        });
+        match absent {
+            Some(index) => Err(DeviceError::Absent { index, found }),
+            None => Ok(named.iter().flat_map(|(device, slots)| vec![*device; *slots]).collect()),
         }
     }
 }
@@ -131,6 +139,9 @@ mod tests {
         assert_eq!(on("cpu"), [Device::Cpu]);
         assert_eq!(on("cpu:3"), [Device::Cpu; 3]);
         assert_eq!(on("cuda:1, cuda:0"), [Device::Cuda(1), Device::Cuda(0)]);
+        assert_eq!(on("cuda:0*2,cuda:1"), [Device::Cuda(0), Device::Cuda(0), Device::Cuda(1)]);
+        assert_eq!(on("cuda:1,cpu:2"), [Device::Cuda(1), Device::Cpu, Device::Cpu]);
+        assert_eq!(on("cpu, cuda:0 * 2"), [Device::Cpu, Device::Cuda(0), Device::Cuda(0)]);
         let plain = Machine { cuda_devices: 0, ..machine };
         assert_eq!(DeviceList::Auto.on(&plain).unwrap(), [Device::Cpu; 4]);
         assert_eq!(plain.threads_per_slot(4), 2);
@@ -139,11 +150,28 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        for bad in ["", "cpu:0", "cpu:x", "gpu", "cuda", "cuda:", "cuda:0,", "cuda:0;cuda:1"] {
+        for bad in [
+            "",
+            "cpu:0",
+            "cpu:x",
+            "cpu*2",
+            "gpu",
+            "cuda",
+            "cuda:",
+            "cuda:0,",
+            "cuda:0;cuda:1",
+            "cuda:0*0",
+            "cuda:0*",
+            "auto,cpu",
+            "cpu:1,gpu:0",
+        ] {
             assert_eq!(bad.parse::<DeviceList>(), Err(DeviceError::Syntax(bad.to_owned())));
         }
-        assert_eq!("cuda:0,cuda:0".parse::<DeviceList>(), Err(DeviceError::Twice(0)));
-        let absent = DeviceList::Cuda(vec![2]).on(&Machine { cores: 1, cuda_devices: 2 });
+        for (twice, device) in [("cuda:0,cuda:0", Device::Cuda(0)), ("cpu:2,cuda:1,cpu", Device::Cpu)] {
+            assert_eq!(twice.parse::<DeviceList>(), Err(DeviceError::Twice(device)));
+        }
+        let two = Machine { cores: 1, cuda_devices: 2 };
+        let absent = "cpu,cuda:2*3".parse::<DeviceList>().unwrap().on(&two);
         assert_eq!(absent, Err(DeviceError::Absent { index: 2, found: 2 }));
     }
 }

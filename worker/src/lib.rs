@@ -7,7 +7,9 @@
 
 mod access;
 mod agent;
+mod confinement;
 mod conversation;
+mod data_cache;
 mod dataset;
 pub mod devices;
 mod estate;
@@ -21,7 +23,9 @@ mod outbox;
 mod prepare;
 mod process;
 mod rank;
+mod rank_dir;
 mod rank_log;
+mod retrieval;
 mod session;
 pub mod settings;
 pub mod shell;

@@ -56,6 +56,8 @@ pub enum Command {
     Connect(v1::ConnectRank),
     /// End all ranks of an attempt.
     Stop(v1::StopAttempt),
+    /// Say whether a data set is here.
+    Look(v1::LookForDataset),
 }
 
 /// Why a connection ended.
@@ -232,6 +234,7 @@ impl Link {
                     self.command(Command::Connect(connect));
                 }
                 Some(coordinator_message::Message::Stop(stop)) => self.command(Command::Stop(stop)),
+                Some(coordinator_message::Message::Look(look)) => self.command(Command::Look(look)),
                 None => tracing::warn!("the coordinator sent a message that this release does not know"),
             }
         }

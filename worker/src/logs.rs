@@ -53,7 +53,7 @@ pub fn mark_failed(attempt: &Path) {
 pub fn tidy_trial(trial: &Path, limits: Limits) {
     let mut attempts: Vec<(u64, PathBuf)> = directories(trial)
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
-        .filter(|(_, path)| !path.join(FAILED).exists() && directories(path).next().is_none())
+        .filter(|(_, path)| !path.join(FAILED).exists() && !is_under_way(path))
         .collect();
     attempts.sort();
     for (_, path) in attempts.iter().rev().skip(limits.attempts) {
@@ -61,11 +61,11 @@ pub fn tidy_trial(trial: &Path, limits: Limits) {
     }
 }
 
-/// Removes the oldest attempts of all studies while they are more, or larger, than the limits say; failed ones last. Then
-/// the directories that are empty.
+/// Removes the oldest attempts of all studies while they are more, or larger, than the limits say; failed ones last, those
+/// under way not at all. Then the directories that are empty.
 pub fn tidy_all(work_dir: &Path, limits: Limits) {
     let mut attempts: Vec<Attempt> =
-        trials(work_dir).flat_map(|trial| directories(&trial.path())).map(attempt).collect();
+        trials(work_dir).flat_map(|trial| directories(&trial.path())).filter_map(attempt).collect();
     attempts.sort_by_key(|attempt| (!attempt.failed, std::cmp::Reverse(attempt.changed)));
     // From here on: failed ones first, then the newest.
     let (mut count, mut bytes, now) = (0, 0, SystemTime::now());
@@ -106,8 +106,12 @@ struct Attempt {
     changed: SystemTime,
 }
 
-fn attempt(entry: DirEntry) -> Attempt {
+/// An attempt that is over.
+fn attempt(entry: DirEntry) -> Option<Attempt> {
     let path = entry.path();
+    if is_under_way(&path) {
+        return None;
+    }
     let mut found = Attempt { failed: false, bytes: 0, changed: SystemTime::UNIX_EPOCH, path };
     for entry in entries(&found.path).chain([entry]) {
         let Ok(metadata) = entry.metadata() else { continue };
@@ -115,10 +119,16 @@ fn attempt(entry: DirEntry) -> Attempt {
         found.bytes += metadata.len();
         found.changed = found.changed.max(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
     }
-    found
+    Some(found)
 }
 
-fn trials(work_dir: &Path) -> impl Iterator<Item = DirEntry> {
+/// Whether a rank's directory is there: those that nobody holds are removed elsewhere.
+fn is_under_way(attempt: &Path) -> bool {
+    directories(attempt).next().is_some()
+}
+
+/// The directories of trials of all studies.
+pub fn trials(work_dir: &Path) -> impl Iterator<Item = DirEntry> {
     studies(work_dir).flat_map(|study| directories(&study.path()))
 }
 
@@ -126,8 +136,8 @@ fn studies(work_dir: &Path) -> impl Iterator<Item = DirEntry> {
     directories(work_dir).filter(|entry| entry.file_name().to_string_lossy().starts_with("study-"))
 }
 
-/// Links are not followed: what they name is not ours.
-fn directories(dir: &Path) -> impl Iterator<Item = DirEntry> + use<> {
+/// The directories in `dir`. Links are not followed: what they name is not ours.
+pub fn directories(dir: &Path) -> impl Iterator<Item = DirEntry> + use<> {
     entries(dir).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
@@ -213,7 +223,11 @@ mod tests {
         let young = Limits { all_bytes: 0, age: Duration::from_secs(u64::MAX / 2), ..LIMITS };
         tidy_all(dir.path(), young);
         assert_eq!(left(&study.join("c-0-0")), [4, 6, 7], "another worker may be at it");
+        let running = logged(dir.path(), "d-0-0", 1, 1).join("rank0");
+        fs::create_dir(&running).unwrap();
+        fs::write(running.join("step-1.safetensors"), vec![0; 1 << 20]).unwrap();
         tidy_all(dir.path(), Limits { all_bytes: 1 << 20, ..LIMITS });
+        assert!(running.exists(), "it is under way, and its checkpoints push no log out");
         assert_eq!(left(&study.join("a-0-0")), [1], "why it failed is told for longest");
         assert!(!study.join("c-0-0").exists());
     }

@@ -21,6 +21,8 @@ pub struct Options {
     pub threads: u32,
     /// Data sets lie here, canonical.
     pub data_root: PathBuf,
+    /// Data sets may name files that lie elsewhere.
+    pub linked_data: bool,
     /// Logs, caches and files on their way.
     pub work_dir: PathBuf,
     /// Address that collectives bind to and other workers reach.
@@ -31,6 +33,8 @@ pub struct Options {
     pub exit_when_idle: bool,
     /// Bound of the local checkpoint cache.
     pub artifact_cache_bytes: u64,
+    /// Bound of the data sets that are fetched.
+    pub data_cache_bytes: u64,
     /// Where metrics are served.
     pub metrics: Address,
     /// Whether trainers log as JSON.

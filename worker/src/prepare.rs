@@ -3,22 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use mtinet_domain::trial::{ArtifactRef, CheckpointRef, Device, RankAssignment};
+use mtinet_domain::trial::{ArtifactRef, CheckpointRef, DatasetRef, Device, RankAssignment};
 use mtinet_proto::v1::{StartRank, TrainerStart};
-use mtinet_runtime::artifacts::ArtifactError;
 use mtinet_runtime::convert::ToProto;
+use tracing::Instrument as _;
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span};
 
 use crate::agent::Shared;
+use crate::data_cache::Lease;
 use crate::dataset;
-use crate::link::{chain, delays};
 use crate::logs;
+use crate::rank_dir::RankDir;
 use crate::rank_log::RankLog;
+use crate::retrieval::{Store, retrieve};
 use crate::uplink::unhurried;
-
-/// Downloads of a file that arrive damaged before it is given up.
-const DAMAGED_TRIES: usize = 3;
 
 /// A rank that is ready to start.
 #[derive(Debug)]
@@ -29,26 +27,8 @@ pub struct Prepared {
     pub dir: RankDir,
     /// Its log.
     pub log: RankLog,
-}
-
-/// A rank's own directory, which goes with it: what is worth keeping is stored by then, or in the cache.
-#[derive(Debug)]
-pub struct RankDir(PathBuf);
-
-impl RankDir {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for RankDir {
-    fn drop(&mut self) {
-        // Gigabytes of checkpoints, on a disk that may be slow.
-        if let Err(error) = unhurried(|| std::fs::remove_dir_all(&self.0)) {
-            tracing::warn!(%error, dir = %self.0.display(), "could not remove the rank's directory");
-        }
-    }
+    /// Keeps a data set of the cache where it is, until the rank's end.
+    pub lease: Option<Lease>,
 }
 
 /// Gets everything together.
@@ -62,13 +42,9 @@ pub async fn prepare(
     start: StartRank,
 ) -> Result<Prepared, String> {
     let options = &shared.options;
-    let (root, wanted) = (options.data_root.clone(), assignment.dataset.clone());
-    let dataset_dir = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted))
-        .await
-        .map_err(|error| format!("looking for the data set broke off: {error}"))?
-        .map_err(|error| error.to_string())?;
     let (dir, log) = unhurried(|| directories(&options.work_dir, assignment))
         .map_err(|error| format!("work directory {}: {error}", options.work_dir.display()))?;
+    let data = data(shared, assignment, &log).await?;
     let resume = Resume::fetch(shared, assignment, dir.path(), &log).await?;
     // A trial that has a checkpoint has left its initial weights behind.
     let initial =
@@ -85,17 +61,53 @@ pub async fn prepare(
             device: Some(device.to_proto()),
             threads: options.threads,
             host: options.advertise.clone(),
-            dataset_dir: text(&dataset_dir),
-            cache_dir: text(&options.work_dir.join("cache/slices")),
+            dataset_dir: text(&data.dir),
+            cache_dir: text(&data.slices),
             work_dir: text(dir.path()),
             resume_path: optional_text(&resume.resume_path),
             fallback_path: optional_text(&resume.fallback_path),
             init_path: optional_text(&initial),
             hang_timeout_ms: u64::try_from(options.timings.hang.as_millis()).unwrap_or(u64::MAX),
+            sharing: u32::try_from(options.devices.iter().filter(|slot| **slot == device).count())
+                .unwrap_or(u32::MAX),
         },
         dir,
         log,
+        lease: data.lease,
     })
+}
+
+/// Where a trainer finds its data set and keeps its slices.
+struct Data {
+    dir: PathBuf,
+    slices: PathBuf,
+    lease: Option<Lease>,
+}
+
+/// The data set under the data root; where it is not there, the one in the cache, fetched where it is not there either.
+async fn data(shared: &Shared, assignment: &RankAssignment, log: &RankLog) -> Result<Data, String> {
+    let options = &shared.options;
+    let (root, linked, wanted) = (options.data_root.clone(), options.linked_data, assignment.dataset.clone());
+    let found = tokio::task::spawn_blocking(move || dataset::find(&root, &wanted, linked))
+        .await
+        .map_err(|error| format!("looking for the data set broke off: {error}"))?;
+    let absent = match found {
+        Ok(dir) => {
+            let slices = options.work_dir.join("cache/slices");
+            return Ok(Data { dir, slices, lease: None });
+        }
+        Err(absent) => absent,
+    };
+    let DatasetRef { name, hash, .. } = &assignment.dataset;
+    let tell = |words: &str| {
+        tracing::info!(dataset = name, hash, "{words}");
+        log.progress(words);
+    };
+    let span = tracing::trace_span!("dataset", hash);
+    let acquired = shared.data.acquire(hash, &Store(shared), &tell).instrument(span).await;
+    // Both, because either can be mended.
+    let lease = acquired.map_err(|words| format!("{absent}, and it cannot be fetched: {words}"))?;
+    Ok(Data { dir: lease.dir().to_owned(), slices: lease.slices(), lease: Some(lease) })
 }
 
 /// The rank's own directory, new and empty, and its log beside it.
@@ -107,16 +119,8 @@ fn directories(work_dir: &Path, assignment: &RankAssignment) -> std::io::Result<
         .join(format!("{}-{}-{}", key.arm, key.fold, key.seed));
     logs::tidy_trial(&trial_dir, logs::Limits::default());
     let attempt = trial_dir.join(assignment.attempt.number.to_string());
-    let dir = attempt.join(format!("rank{}", assignment.rank));
-    // Left over where this attempt's number was used before, by an agent of another coordinator.
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        // Again, where the directory above was empty and has just been tidied away.
-        _ => std::fs::create_dir_all(&dir).or_else(|_| std::fs::create_dir_all(&dir))?,
-    }
     std::fs::create_dir_all(work_dir.join("cache/slices"))?;
-    let log = attempt.join(format!("rank{}.log", assignment.rank));
-    Ok((RankDir(dir), RankLog::new(log)))
+    RankDir::create(&attempt, assignment.rank.0)
 }
 
 /// A name as one plain path component.
@@ -205,42 +209,16 @@ async fn bring(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<P
 }
 
 async fn download(shared: &Shared, artifact: &ArtifactRef, dest: &Path) -> Result<PathBuf, String> {
-    let (mut damaged, mut refusals) = (0, 0);
-    let mut client = shared.client.clone();
-    for (delay, tries) in delays().zip(1_u32..) {
-        Span::current().record("tries", tries);
-        match shared.cache.get_or_fetch(&mut client, artifact).await {
-            Ok(cached) => {
-                // The rank's own link to it: the cache may drop its name at any time.
-                let linked = tokio::fs::hard_link(&cached, dest).await;
-                if linked.is_err() {
-                    tokio::fs::copy(&cached, dest).await.map_err(|error| error.to_string())?;
-                }
-                return Ok(dest.to_owned());
-            }
-            Err(ArtifactError::Damaged { hash, problem }) => {
-                damaged += 1;
-                tracing::warn!(hash, problem, "a file arrived damaged");
-                if damaged == DAMAGED_TRIES {
-                    return Err(format!("artifact {hash} is damaged: {problem}"));
-                }
-            }
-            Err(error) if error.is_transient() => {
-                let hash = &artifact.blake3;
-                tracing::warn!(error = chain(&error), hash, "fetching a file waits");
-            }
-            Err(error) if error.is_unauthenticated() => match shared.access.readmit(&mut refusals).await {
-                Some(other) => {
-                    client = other;
-                    continue;
-                }
-                None => return Err(chain(&error)),
-            },
-            Err(error) => return Err(chain(&error)),
-        }
-        tokio::time::sleep(delay).await;
+    let cached = retrieve(shared, &artifact.blake3, |mut client| async move {
+        shared.cache.get_or_fetch(&mut client, artifact).await
+    })
+    .await?;
+    // The rank's own link to it: the cache may drop its name at any time.
+    let linked = tokio::fs::hard_link(&cached, dest).await;
+    if linked.is_err() {
+        tokio::fs::copy(&cached, dest).await.map_err(|error| error.to_string())?;
     }
-    Err("gave up fetching".to_owned())
+    Ok(dest.to_owned())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One trainer process: how it is started, how it is ended, and what its end looks like in words.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -25,12 +26,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Starts `program run --socket SOCKET` with its output appended to `log`, and of `options` its threads and format of logs.
+    /// Starts `program run --socket SOCKET` with its output in `log`, and of `options` its threads and format of logs.
     ///
     /// # Errors
-    /// Where the program cannot be executed or the log cannot be written.
-    pub fn spawn(program: &Path, socket: &Path, log: &Path, options: &Options) -> io::Result<Self> {
-        let out = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+    /// Where the program cannot be executed.
+    pub fn spawn(program: &Path, socket: &Path, log: File, options: &Options) -> io::Result<Self> {
         let mut command = Command::new(program);
         command
             .args(["run", "--socket"])
@@ -47,8 +47,8 @@ impl Trainer {
             // Warnings of libtorch would push a trainer's own last words out of the end of its log.
             .env("TORCH_CPP_LOG_LEVEL", "ERROR")
             .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .process_group(0)
             .kill_on_drop(true);
         for (name, _) in std::env::vars_os() {

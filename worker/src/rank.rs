@@ -120,7 +120,8 @@ impl RankTask {
     ) -> RankExit {
         let shared = Arc::clone(&self.shared);
         let key: RankKey = (self.assignment.attempt, self.assignment.rank);
-        let Prepared { start, dir, log } = prepared;
+        // The data set stays where it is until the trainer is gone.
+        let Prepared { start, dir, log, lease: _lease } = prepared;
         let socket = shared.next_socket();
         let listener = match UnixListener::bind(&socket) {
             Ok(listener) => listener,
@@ -131,7 +132,8 @@ impl RankTask {
         let program = &shared.options.trainer;
         let begins = log.length();
         log.progress(&self.introduction(&start));
-        let mut trainer = match Trainer::spawn(program, &socket, log.path(), &shared.options) {
+        let spawned = dir.log().and_then(|log| Trainer::spawn(program, &socket, log, &shared.options));
+        let mut trainer = match spawned {
             Ok(trainer) => trainer,
             Err(error) => return not_started(format!("could not start {}: {error}", program.display())),
         };

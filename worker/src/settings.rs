@@ -42,12 +42,16 @@ pub struct Cli {
     /// is kept in the work directory and renews itself.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// What this machine lends: auto, cpu, cpu:N or a list such as cuda:0,cuda:1 [default: auto].
+    /// What this machine lends: auto, cpu, cpu:N, or a list such as cuda:0,cuda:1 or cuda:0*2,cpu:4 [default: auto].
     #[arg(long)]
     pub devices: Option<String>,
-    /// Data sets lie in this directory; no study reaches outside of it [default: the current directory].
+    /// Data sets lie in this directory; no study reaches outside of it. One that is not there is fetched from the
+    /// coordinator [default: the current directory].
     #[arg(long, value_name = "DIR")]
     pub data_root: Option<PathBuf>,
+    /// Data sets may name files outside of that directory, as `mtinet data import --link` makes them [default: false].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub linked_data: Option<bool>,
     /// Logs, caches and files on their way [default: mtinet-worker under $XDG_STATE_HOME or ~/.local/state].
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
@@ -110,6 +114,8 @@ pub struct WorkerSettings {
     pub devices: String,
     /// Where data sets lie.
     pub data_root: PathBuf,
+    /// Whether they may name files elsewhere.
+    pub linked_data: bool,
     /// Where the agent writes.
     pub work_dir: PathBuf,
     /// Address of the collectives.
@@ -128,6 +134,8 @@ pub struct WorkerSettings {
     pub metrics: String,
     /// Bound of the local checkpoint cache, in GB.
     pub artifact_cache_gb: u64,
+    /// Bound of the data sets that are fetched, in GB.
+    pub data_cache_gb: u64,
 }
 
 /// `[log]`
@@ -150,6 +158,7 @@ impl Settings {
             .flag("--token-file", "worker.token_file", path(&cli.token_file))
             .flag("--devices", "worker.devices", cli.devices.clone())
             .flag("--data-root", "worker.data_root", path(&cli.data_root))
+            .flag("--linked-data", "worker.linked_data", cli.linked_data)
             .flag("--work-dir", "worker.work_dir", path(&cli.work_dir))
             .flag("--advertise", "worker.advertise", cli.advertise.clone())
             .flag("--trainer", "worker.trainer", path(&cli.trainer))
@@ -193,12 +202,14 @@ impl WorkerSettings {
             threads: machine.threads_per_slot(devices.len()).min(thread_limit()),
             devices,
             data_root,
+            linked_data: self.linked_data,
             work_dir: work_dir(&self.work_dir)?,
             advertise: self.advertise,
             metrics: self.metrics.parse().context("worker.metrics")?,
             trainer,
             exit_when_idle: self.exit_when_idle,
             artifact_cache_bytes: self.artifact_cache_gb.saturating_mul(1_000_000_000),
+            data_cache_bytes: self.data_cache_gb.saturating_mul(1_000_000_000),
             timings: Timings {
                 hang: self.hang_timeout.as_duration(),
                 stop_grace: self.stop_grace.as_duration(),
@@ -274,7 +285,11 @@ mod tests {
         let cli = Cli::parse_from(["mtinet-worker", "--coordinator", "head:1", "--exit-when-idle"]);
         let settings = Settings::load(&cli).unwrap();
         assert_eq!(settings.worker.coordinator, "head:1");
-        assert!(settings.worker.exit_when_idle);
+        assert!(settings.worker.exit_when_idle && !settings.worker.linked_data);
+        for flag in [&["--linked-data"][..], &["--linked-data", "true"]] {
+            let cli = Cli::parse_from(["mtinet-worker"].iter().chain(flag));
+            assert!(Settings::load(&cli).unwrap().worker.linked_data, "{flag:?}");
+        }
         assert_eq!(settings.worker.advertise, "127.0.0.1");
         assert_eq!(settings.worker.hang_timeout.as_duration(), Timings::default().hang);
         assert_eq!(settings.worker.stop_grace.as_duration(), Timings::default().stop_grace);

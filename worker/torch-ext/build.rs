@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "csrc/store.cpp",
     "csrc/group.cpp",
     "csrc/reducer.cpp",
@@ -12,6 +12,8 @@ const SOURCES: [&str; 9] = [
     "csrc/fused_norm.cpp",
     "csrc/fused_tokens.cpp",
     "csrc/profile.cpp",
+    "csrc/mapped.cpp",
+    "csrc/cuda.cpp",
 ];
 
 /// The kernels' instruction sets; all but the first exist on x86 alone, and which one runs is decided at run time.
@@ -47,6 +49,9 @@ fn main() {
     for library in libraries() {
         println!("cargo::rustc-link-lib={library}");
     }
+    if let Some(runtime) = cuda_runtime() {
+        println!("cargo::rustc-link-lib=dylib:+verbatim={runtime}");
+    }
     mtinet_libtorch::link();
 }
 
@@ -72,4 +77,15 @@ fn libraries() -> Vec<&'static str> {
         libraries.splice(0..0, ["torch_cuda", "c10_cuda"]);
     }
     libraries
+}
+
+/// The file of the CUDA runtime, which the shim calls itself. It lies beside libtorch under a name with a version, without the
+/// plain name that `-l` looks for.
+fn cuda_runtime() -> Option<String> {
+    if !mtinet_libtorch::has_cuda() {
+        return None;
+    }
+    let files = std::fs::read_dir(mtinet_libtorch::folder().join("lib")).ok()?;
+    let mut names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    names.find(|name| name.starts_with("libcudart") && name.contains(".so"))
 }

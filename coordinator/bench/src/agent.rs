@@ -325,6 +325,8 @@ impl Agent {
                     self.end(&start, exit, outgoing).await?;
                 }
             }
+            // Nobody asks here for a data set.
+            Message::Look(_) => {}
         }
         Ok(())
     }

@@ -23,8 +23,8 @@ pub enum Target {
 pub struct Figure {
     /// What was measured.
     pub what: String,
-    /// The measured value.
-    pub value: f64,
+    /// The measured value; null where there was nothing to measure, which the note says.
+    pub value: Option<f64>,
     /// Its unit.
     pub unit: String,
     /// What it is to be compared with; null where there is no target.
@@ -38,13 +38,15 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// A figure with its verdict.
+    /// A figure with its verdict. One that is no number, as a quantile of no samples, is not ok even without a target.
     pub fn new(what: &str, value: f64, unit: &str, target: Target, note: String) -> Self {
         let (target, ok) = match target {
             Target::AtMost(limit) => (Some(limit), value <= limit),
             Target::AtLeast(limit) => (Some(limit), value >= limit),
-            Target::None => (None, true),
+            Target::None => (None, value.is_finite()),
         };
+        let value = Some(value).filter(|value| value.is_finite());
+        let note = if value.is_none() { format!("nothing was measured; {note}") } else { note };
         Self { what: what.to_owned(), value, unit: unit.to_owned(), target, ok, peer: None, note }
     }
 }
@@ -57,7 +59,8 @@ pub fn print(figures: &[Figure]) {
     for figure in figures {
         let target = figure.target.map_or_else(String::new, rounded);
         let ok = if figure.ok { "yes" } else { "NO" };
-        table.add_row([&figure.what, &rounded(figure.value), &figure.unit, &target, ok, &figure.note]);
+        let value = figure.value.map_or_else(|| "none".to_owned(), rounded);
+        table.add_row([&figure.what, &value, &figure.unit, &target, ok, &figure.note]);
     }
     println!("{table}");
 }
@@ -101,6 +104,10 @@ mod tests {
         assert!(ok(9.0, Target::None));
         assert_eq!(quantile(&mut [3.0, 1.0, 2.0], 1.0), 3.0);
         let nothing = quantile(&mut [], 0.5);
-        assert!(!ok(nothing, Target::AtMost(1.0)), "what was not measured meets no target");
+        for target in [Target::AtMost(1.0), Target::AtLeast(1.0), Target::None] {
+            assert!(!ok(nothing, target), "what was not measured is not ok");
+        }
+        let told = serde_json::to_value(Figure::new("w", nothing, "s", Target::None, "n".into())).unwrap();
+        assert!(told["value"].is_null() && told["note"] == "nothing was measured; n", "{told}");
     }
 }

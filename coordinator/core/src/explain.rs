@@ -3,7 +3,9 @@
 use mtinet_domain::TrialId;
 
 use crate::pool::DeviceKind;
+use crate::reason::places;
 use crate::retry::describe;
+use crate::room::Unit;
 use crate::schedule::narrowest;
 use crate::state::Core;
 use crate::study::Study;
@@ -43,10 +45,9 @@ impl Core {
             return;
         }
         let (kind, needed) = (self.kind_for(study), narrowest(study));
-        let (free, total) = (self.pool.free(kind), self.pool.total(kind));
-        details.push(format!(
-            "needs {needed} {kind} at once; the fleet has {total} in use or free, {free} free"
-        ));
+        let unit = Unit::of(kind, needed);
+        let (free, total, wanted) = (self.pool.free(unit), self.pool.total(unit), places(needed, kind));
+        details.push(format!("needs {wanted} at once; the fleet has {total} in use or free, {free} free"));
         details.push(format!(
             "priority {}; {} trials of the study wait",
             study.spec.resources.priority, study.waiting
@@ -59,10 +60,10 @@ impl Core {
             ));
         }
         let other = if kind == DeviceKind::Cuda { DeviceKind::Cpu } else { DeviceKind::Cuda };
-        if self.pool.free(other) > 0 {
+        let free = self.pool.free(Unit::of(other, 1));
+        if free > 0 {
             details.push(format!(
-                "{} {other} slots are free, but it runs on {kind} (resources.device = \"{}\")",
-                self.pool.free(other),
+                "{free} {other} slots are free, but it runs on {kind} (resources.device = \"{}\")",
                 format!("{:?}", study.spec.resources.device).to_lowercase()
             ));
         }

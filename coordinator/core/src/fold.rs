@@ -101,7 +101,9 @@ impl Core {
                 study.cancelled = true;
                 let waiting: Vec<TrialKey> = study
                     .trials()
-                    .filter(|(_, trial)| matches!(trial.state, TrialState::Waiting { .. }))
+                    .filter(|(_, trial)| {
+                        matches!(trial.state, TrialState::Waiting { .. } | TrialState::Paused)
+                    })
                     .map(|(key, _)| key)
                     .collect();
                 for key in waiting {
@@ -135,8 +137,22 @@ impl Core {
             Event::TrialCancelled { .. } => {
                 let Some(trial) = self.trial_mut(id) else { return };
                 trial.cancelled = true;
-                if matches!(trial.state, TrialState::Waiting { .. }) {
+                if matches!(trial.state, TrialState::Waiting { .. } | TrialState::Paused) {
                     self.set_state(id, TrialState::Cancelled);
+                }
+            }
+            Event::TrialPaused { .. } => {
+                let Some(trial) = self.trial_mut(id) else { return };
+                trial.paused = true;
+                if matches!(trial.state, TrialState::Waiting { .. }) {
+                    self.set_state(id, TrialState::Paused);
+                }
+            }
+            Event::TrialResumed { .. } => {
+                let Some(trial) = self.trial_mut(id) else { return };
+                trial.paused = false;
+                if trial.state == TrialState::Paused {
+                    self.set_state(id, TrialState::Waiting { not_before_ms: 0 });
                 }
             }
             Event::TrialFailed { reason, .. } => {
@@ -250,6 +266,7 @@ impl Core {
         };
         let Some(trial) = self.trial_mut(id.trial) else { return };
         let cancelled = cancelled || trial.cancelled && !revives;
+        let paused = trial.paused;
         if let AttemptEnd::Failed(cause) | AttemptEnd::Unfit { cause, .. } = end {
             trial.failures += u32::from(matches!(end, AttemptEnd::Failed(_)));
             trial.last_failure = Some(cause.clone());
@@ -268,6 +285,7 @@ impl Core {
             }
             AttemptEnd::Cancelled => TrialState::Cancelled,
             _ if cancelled => TrialState::Cancelled,
+            _ if paused => TrialState::Paused,
             _ => TrialState::Waiting { not_before_ms: retry_at_ms.unwrap_or(0) },
         };
         self.set_state(id.trial, next);
@@ -278,6 +296,7 @@ impl Core {
             trial.failures = 0;
             trial.last_failure = None;
             trial.cancelled = false;
+            trial.paused = false;
             trial.forget_failures();
             self.set_state(id, TrialState::Waiting { not_before_ms: 0 });
         }
@@ -378,6 +397,7 @@ impl Core {
             }
             self.note_narrow(now_ms, id);
         }
+        self.await_marked(now_ms);
         self.end_pauses_beyond(now_ms + MAX_PAUSE_MS);
         self.last_tick_ms = None;
         self.undecided = true;

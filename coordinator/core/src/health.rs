@@ -5,7 +5,7 @@
 //! words is the trial's own: nobody is blamed for it, and blame that was given for it before is taken back.
 //!
 //! Marks (drained, set aside) are facts of the fleet's log; the failures that led to them are remembered only while the
-//! process lives.
+//! process lives. A machine that was set aside stays so when its agent starts anew, as long as the others can do without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,9 @@ use mtinet_domain::trial::{FailureCause, ProcessExit};
 use mtinet_domain::{StudyId, WorkerId};
 
 use crate::effects::Effects;
-use crate::pool::{Choice, Worker};
+use crate::pool::{Choice, Link, Worker};
 use crate::retry::describe;
+use crate::room::Unit;
 use crate::schedule::narrowest;
 use crate::state::Core;
 use crate::study::Study;
@@ -34,6 +35,8 @@ const MOST_BLAMES: usize = 16;
 pub(crate) struct Mark {
     pub drained: bool,
     pub set_aside: Option<String>,
+    /// The name of the machine that was set aside.
+    pub name: Option<String>,
 }
 
 /// A failure as it is recognised again: how the process ended and its words.
@@ -67,21 +70,26 @@ pub(crate) struct Health {
 impl Core {
     /// Replays a fact of the fleet's log. The order relative to studies' events does not matter.
     pub fn apply_fleet(&mut self, event: &FleetEvent) {
-        let mark = self.marks.entry(event.worker().clone()).or_default();
+        let id = event.worker();
+        let mark = self.marks.entry(id.clone()).or_default();
         match event {
             FleetEvent::WorkerDrained { .. } => mark.drained = true,
             FleetEvent::WorkerUndrained { .. } => mark.drained = false,
-            FleetEvent::WorkerSetAside { reason, .. } => mark.set_aside = Some(reason.clone()),
-            FleetEvent::WorkerReadmitted { worker, .. } => {
-                mark.set_aside = None;
-                self.health.blames.remove(worker);
+            FleetEvent::WorkerSetAside { reason, name, .. } => {
+                (mark.set_aside, mark.name) = (Some(reason.clone()), name.clone());
             }
+            FleetEvent::WorkerReadmitted { .. } => {
+                (mark.set_aside, mark.name) = (None, None);
+                self.health.blames.remove(id);
+            }
+            FleetEvent::WorkerForgotten { .. } => *mark = Mark::default(),
         }
         if *mark == Mark::default() {
-            self.marks.remove(event.worker());
+            self.marks.remove(id);
+            self.absent.remove(id);
         }
-        if self.pool.get(event.worker()).is_some() {
-            self.mark_worker(event.worker());
+        if self.pool.get(id).is_some() {
+            self.mark_worker(id);
         }
         self.undecided = true;
     }
@@ -100,6 +108,52 @@ impl Core {
             worker.drained = mark.drained && !places;
             worker.set_aside = mark.set_aside;
         });
+    }
+
+    /// A new agent of a machine that was set aside takes the place of the one before it, which is gone. Not where trials
+    /// could not run without it.
+    pub(crate) fn inherit_mark(&mut self, now_ms: u64, id: &WorkerId, effects: &mut Effects) {
+        let (Some(identity), Some(worker)) = (identity(id), self.pool.get(id)) else { return };
+        let name = worker.name.clone();
+        let former = self.marks.iter().find_map(|(former, mark)| {
+            let same = identity == self::identity(former)? && mark.name.as_ref() == Some(&name);
+            let takes_over = same && former != id && self.is_absent(now_ms, former);
+            takes_over.then_some((former.clone(), mark.set_aside.clone()?))
+        });
+        let Some((former, reason)) = former.filter(|_| !self.is_needed(id)) else { return };
+        self.record_fleet(effects, FleetEvent::WorkerForgotten { worker: former });
+        let (worker, name) = (id.clone(), Some(name));
+        self.record_fleet(effects, FleetEvent::WorkerSetAside { worker, reason, name });
+    }
+
+    /// Whether a worker is not here. After a restart of this process every worker has some time to come back.
+    fn is_absent(&self, now_ms: u64, id: &WorkerId) -> bool {
+        let is_here = self.pool.get(id).is_some_and(|worker| worker.link == Link::Ready);
+        !is_here && self.absent.get(id).is_none_or(|since| *since <= now_ms)
+    }
+
+    /// Forgets what is marked of workers that have not been here for long.
+    pub(crate) fn forget_marks(&mut self, now_ms: u64, effects: &mut Effects) {
+        let mut gone = Vec::new();
+        for id in self.marks.keys() {
+            if self.pool.get(id).is_some_and(|worker| worker.link == Link::Ready) {
+                self.absent.remove(id);
+                continue;
+            }
+            let since = *self.absent.entry(id.clone()).or_insert(now_ms);
+            if now_ms.saturating_sub(since) >= self.config.forget_marks_ms {
+                gone.push(id.clone());
+            }
+        }
+        for worker in gone {
+            self.record_fleet(effects, FleetEvent::WorkerForgotten { worker });
+        }
+    }
+
+    /// Whoever is marked and not here is taken for absent once others had time to come back.
+    pub(crate) fn await_marked(&mut self, now_ms: u64) {
+        let since = now_ms + self.config.adoption_grace_ms;
+        self.absent = self.marks.keys().map(|id| (id.clone(), since)).collect();
     }
 
     /// An attempt on these workers finished its work.
@@ -141,18 +195,20 @@ impl Core {
         let bad = weight >= LIMIT && usable && !self.is_needed(worker);
         if bad || planted!(self, SetsAsideAtOnce) {
             let reason = format!("{count} attempts in a row failed on it; the last: {}", describe(cause));
+            let name = self.pool.get(worker).map(|worker| worker.name.clone());
             let worker = worker.clone();
-            self.record_fleet(effects, FleetEvent::WorkerSetAside { worker, reason });
+            self.record_fleet(effects, FleetEvent::WorkerSetAside { worker, reason, name });
         }
     }
 
     /// Whether trials could not run without this worker: it is the last of a kind, or a gang would not fit any more.
     fn is_needed(&self, worker: &WorkerId) -> bool {
         let needs = |study: &Study| {
-            let (kind, needed) = (self.kind_for(study), narrowest(study));
+            let needed = narrowest(study);
+            let unit = Unit::of(self.kind_for(study), needed);
             let others = BTreeSet::from([worker.clone()]);
-            let without = self.pool.total_among(kind, Choice { only: None, except: &others });
-            self.pool.total(kind) >= needed && without < needed
+            let without = self.pool.total_among(unit, Choice { only: None, except: &others });
+            self.pool.total(unit) >= needed && without < needed
         };
         let mut open = self.active.iter().filter_map(|id| self.studies.get(id));
         self.pool.is_last_of_a_kind(worker) || open.any(needs)
@@ -185,4 +241,10 @@ impl Core {
     pub(crate) fn forget_faults(&mut self, study: StudyId) {
         self.health.own_faults.retain(|(of, _)| *of != study);
     }
+}
+
+/// The identity that an agent joined with, which its id begins with: those of one machine have it in common. Where nobody
+/// has an identity, there is none.
+fn identity(id: &WorkerId) -> Option<&str> {
+    id.0.rsplit_once('.').map(|(identity, _)| identity)
 }

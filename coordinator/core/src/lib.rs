@@ -26,6 +26,7 @@ mod health;
 mod pool;
 mod reason;
 mod retry;
+mod room;
 mod sanity;
 mod schedule;
 mod state;

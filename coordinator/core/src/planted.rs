@@ -43,6 +43,8 @@ pub enum Bug {
     AcknowledgesTooMuch,
     /// A gang starts with fewer slots than it needs.
     StartsGangsInPart,
+    /// The ranks of a gang share a CUDA device.
+    SharesDevicesWithinGangs,
     /// Start commands that were lost with a session are not said again.
     ForgetsLostStarts,
     /// Stop commands that were lost with a session are not said again.
@@ -65,12 +67,28 @@ pub enum Bug {
     RevivesCancelledTrials,
     /// Pausing is not recorded: a restart forgets it.
     DoesNotRecordPauses,
+    /// Attempts are stopped to go on wider while trials wait.
+    WidensAlthoughTrialsWait,
+    /// Attempts are stopped to go on wider although nothing is spare.
+    WidensWithoutRoom,
+    /// The study that is served last comes first.
+    IgnoresPriority,
+    /// The last fold of an arm is served first.
+    ServesLastFoldFirst,
+    /// A trial that waits behind another says that it waits behind itself.
+    NamesItselfAsAhead,
+    /// What keeps a whole study from starting is not told.
+    ForgetsWhyStudiesWait,
+    /// Of a hang, the rank that waited is blamed, although the one that did not arrive had to be killed.
+    BlamesWhoWaited,
+    /// Of a hang, the rank that tells of it is blamed, although it tells who did not arrive.
+    BlamesTheTeller,
 }
 
 #[cfg(mtinet_mutations)]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 27] = [
         Self::KeepsSlotOfExitedRank,
         Self::UsesSlotsOfAwayWorkers,
         Self::RestartsBeforePeersStopped,
@@ -78,6 +96,7 @@ impl Bug {
         Self::TakesReportsOfFormerAttempts,
         Self::AcknowledgesTooMuch,
         Self::StartsGangsInPart,
+        Self::SharesDevicesWithinGangs,
         Self::ForgetsLostStarts,
         Self::ForgetsLostStops,
         Self::RestartsInsteadOfAdopting,
@@ -89,5 +108,13 @@ impl Bug {
         Self::SetsAsideAtOnce,
         Self::RevivesCancelledTrials,
         Self::DoesNotRecordPauses,
+        Self::WidensAlthoughTrialsWait,
+        Self::WidensWithoutRoom,
+        Self::IgnoresPriority,
+        Self::ServesLastFoldFirst,
+        Self::NamesItselfAsAhead,
+        Self::ForgetsWhyStudiesWait,
+        Self::BlamesWhoWaited,
+        Self::BlamesTheTeller,
     ];
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use mtinet_domain::trial::{Device, Placement};
 use mtinet_domain::{AttemptId, Rank, SlotIndex, WorkerId};
 
+use crate::room::{Room, RoomIndex, Unit};
+
 /// What a slot runs on, without its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceKind {
@@ -103,25 +105,43 @@ impl Worker {
         self.link != Link::Lost && !self.drained && self.set_aside.is_none()
     }
 
-    /// Slots that may be given trials: all of them, or those that are free now.
-    fn offers(&self, kind: DeviceKind, only_free: bool) -> u32 {
-        let ready = self.link == Link::Ready || !only_free;
-        if self.is_usable() && ready { self.count(kind, only_free) } else { 0 }
+    /// What may be given trials on it: nothing of it now where it is away.
+    fn room(&self) -> Room {
+        match (self.is_usable(), self.link) {
+            (false, _) => Room::default(),
+            (true, Link::Ready) => Room::in_slots(self.slots.values()),
+            (true, _) => Room::in_slots(self.slots.values()).full(),
+        }
     }
 
-    fn count(&self, kind: DeviceKind, only_free: bool) -> u32 {
-        let counts =
-            |slot: &&SlotState| DeviceKind::of(slot.device) == kind && !(only_free && slot.held.is_some());
-        self.slots.values().filter(counts).count() as u32
+    /// Up to `count` free slots, one of each unit: of CUDA devices those that the fewest ranks share.
+    fn seats(&self, unit: Unit, count: usize) -> Vec<(SlotIndex, Device)> {
+        let kind = if unit == Unit::CpuSlot { DeviceKind::Cpu } else { DeviceKind::Cuda };
+        let free =
+            self.slots.iter().filter(|(_, slot)| slot.held.is_none() && DeviceKind::of(slot.device) == kind);
+        let free = free.map(|(index, slot)| (*index, slot.device));
+        if kind == DeviceKind::Cpu {
+            return free.take(count).collect();
+        }
+        let mut sharers: BTreeMap<Device, u32> = BTreeMap::new();
+        for slot in self.slots.values().filter(|slot| slot.held.is_some()) {
+            *sharers.entry(slot.device).or_default() += 1;
+        }
+        let mut seats: Vec<_> = free.collect();
+        seats.sort_by_key(|(index, device)| (sharers.get(device).copied(), *index));
+        let mut taken = BTreeSet::new();
+        seats.retain(|(_, device)| unit == Unit::CudaSlot || taken.insert(*device));
+        seats.truncate(count);
+        seats
     }
 }
 
-/// All workers, indexed by how many slots of a kind are free.
+/// All workers, indexed by how much room they have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pool {
     workers: BTreeMap<WorkerId, Worker>,
     tally: Tally,
-    kinds: BTreeMap<DeviceKind, Kind>,
+    index: RoomIndex,
 }
 
 /// How many workers are not lost, and how many of those get no trials.
@@ -131,17 +151,6 @@ pub(crate) struct Tally {
     pub usable: u32,
     pub drained: u32,
     pub set_aside: u32,
-}
-
-/// The slots of one kind.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Kind {
-    /// Ready workers that may be given trials and have free slots, by how many.
-    by_free: BTreeSet<(u32, WorkerId)>,
-    /// Free slots of these workers.
-    free: u32,
-    /// Slots of all workers that may be given trials, those that are away included.
-    total: u32,
 }
 
 pub(crate) const KINDS: [DeviceKind; 2] = [DeviceKind::Cpu, DeviceKind::Cuda];
@@ -155,14 +164,14 @@ impl Pool {
         self.workers.get(id)
     }
 
-    /// Free slots of a kind on ready workers that may be given trials.
-    pub(crate) fn free(&self, kind: DeviceKind) -> u32 {
-        self.kinds.get(&kind).map_or(0, |kind| kind.free)
+    /// Free units on ready workers that may be given trials.
+    pub(crate) fn free(&self, unit: Unit) -> u32 {
+        self.index.room().free(unit)
     }
 
-    /// Slots of a kind on workers that may be given trials, when they are there.
-    pub(crate) fn total(&self, kind: DeviceKind) -> u32 {
-        self.kinds.get(&kind).map_or(0, |kind| kind.total)
+    /// Units on workers that may be given trials, when they are there.
+    pub(crate) fn total(&self, unit: Unit) -> u32 {
+        self.index.room().total(unit)
     }
 
     /// How many workers there are.
@@ -170,25 +179,26 @@ impl Pool {
         self.tally
     }
 
-    /// Free slots of a kind on workers of a choice.
-    pub(crate) fn free_among(&self, kind: DeviceKind, choice: Choice<'_>) -> u32 {
-        choice.count(self.free(kind), |id| self.offered(id, kind, true))
+    /// Free units on workers of a choice.
+    pub(crate) fn free_among(&self, unit: Unit, choice: Choice<'_>) -> u32 {
+        choice.count(self.free(unit), |id| self.room_of(id).free(unit))
     }
 
-    /// Slots of a kind on workers of a choice, when they are there.
-    pub(crate) fn total_among(&self, kind: DeviceKind, choice: Choice<'_>) -> u32 {
-        choice.count(self.total(kind), |id| self.offered(id, kind, false))
+    /// Units on workers of a choice, when they are there.
+    pub(crate) fn total_among(&self, unit: Unit, choice: Choice<'_>) -> u32 {
+        choice.count(self.total(unit), |id| self.room_of(id).total(unit))
     }
 
-    fn offered(&self, id: &WorkerId, kind: DeviceKind, only_free: bool) -> u32 {
-        self.workers.get(id).map_or(0, |worker| worker.offers(kind, only_free))
+    fn room_of(&self, id: &WorkerId) -> Room {
+        self.workers.get(id).map(Worker::room).unwrap_or_default()
     }
 
     /// Whether no other worker that may be given trials has slots of a kind that this one has.
     pub(crate) fn is_last_of_a_kind(&self, id: &WorkerId) -> bool {
         KINDS.iter().any(|kind| {
-            let own = self.offered(id, *kind, false);
-            own > 0 && own == self.total(*kind)
+            let unit = Unit::of(*kind, 1);
+            let own = self.room_of(id).total(unit);
+            own > 0 && own == self.total(unit)
         })
     }
 
@@ -200,14 +210,10 @@ impl Pool {
             tally.add(&worker);
             worker
         });
-        for kind in KINDS {
-            self.kinds.entry(kind).or_default().remove(id, worker, kind);
-        }
+        self.index.remove(id, worker.room());
         self.tally.remove(worker);
         let result = change(worker);
-        for kind in KINDS {
-            self.kinds.entry(kind).or_default().add(id, worker, kind);
-        }
+        self.index.add(id, worker.room());
         self.tally.add(worker);
         result
     }
@@ -258,18 +264,26 @@ impl Pool {
         slots.iter().find(|(_, slot)| slot.held == Some(Held { attempt, rank })).map(|(index, _)| *index)
     }
 
-    /// Places of `count` free slots of a kind, on as few workers as possible: the fullest worker that can take all,
-    /// else the emptiest ones first. `None` where fewer are free on workers of the choice.
+    /// Places of `count` ranks that start together, on idle devices where there are enough, and on as few workers as possible:
+    /// the fullest worker that can take all, else the emptiest ones first. `None` where less is free on workers of the
+    /// choice.
     pub(crate) fn place(&self, kind: DeviceKind, count: u32, choice: Choice<'_>) -> Option<Vec<Placement>> {
-        if self.free_among(kind, choice) < count {
+        let idle = (kind == DeviceKind::Cuda).then_some(Unit::IdleCudaDevice);
+        idle.and_then(|idle| self.place_on(idle, count, choice))
+            .or_else(|| self.place_on(Unit::of(kind, count), count, choice))
+    }
+
+    /// As [`Pool::place`], on this unit alone.
+    pub(crate) fn place_on(&self, unit: Unit, count: u32, choice: Choice<'_>) -> Option<Vec<Placement>> {
+        if self.free_among(unit, choice) < count {
             return None;
         }
-        let index = self.kinds.get(&kind)?;
+        let by_free = self.index.by_free(unit);
         let mut chosen: Vec<(&WorkerId, u32)> = Vec::new();
         let mut missing = count;
-        let mut emptiest = index.by_free.iter().rev().filter(|(_, id)| choice.admits(id));
+        let mut emptiest = by_free.iter().rev().filter(|(_, id)| choice.admits(id));
         while missing > 0 {
-            let mut snug = index.by_free.range((missing, WorkerId(String::new()))..);
+            let mut snug = by_free.range((missing, WorkerId(String::new()))..);
             let unused = snug.find(|(_, id)| choice.admits(id) && chosen.iter().all(|(used, _)| *used != id));
             let (free, id) = match unused {
                 Some(entry) => entry,
@@ -281,48 +295,34 @@ impl Pool {
         }
         let mut placements = Vec::with_capacity(count as usize);
         for (id, take) in chosen {
-            let fits = |slot: &SlotState| slot.held.is_none() && DeviceKind::of(slot.device) == kind;
-            let slots = self.workers.get(id)?.slots.iter().filter(|(_, slot)| fits(slot));
-            for (index, slot) in slots.take(take as usize) {
+            for (slot, device) in self.workers.get(id)?.seats(unit, take as usize) {
                 let rank = Rank(placements.len() as u32);
-                placements.push(Placement { rank, worker: id.clone(), slot: *index, device: slot.device });
+                placements.push(Placement { rank, worker: id.clone(), slot, device });
             }
         }
-        Some(placements)
+        (placements.len() == count as usize).then_some(placements)
+    }
+
+    /// How many ranks an attempt could have that gave its own places back.
+    pub(crate) fn room_beside(&self, kind: DeviceKind, own: &[Placement]) -> u32 {
+        let unit = Unit::of(kind, 2);
+        // An own device that has another free slot is among the free ones already.
+        let counted = |own: &Placement| {
+            let worker = self.workers.get(&own.worker).filter(|_| unit == Unit::CudaDevice);
+            let mut slots = worker.into_iter().flat_map(|worker| worker.slots.values());
+            slots.any(|slot| slot.device == own.device && slot.held.is_none())
+        };
+        self.free(unit) + own.iter().filter(|own| !counted(own)).count() as u32
     }
 
     /// Whether the index says what the workers say.
     pub(crate) fn index_is_right(&self) -> bool {
-        let mut kinds: BTreeMap<DeviceKind, Kind> = KINDS.map(|kind| (kind, Kind::default())).into();
+        let (mut index, mut tally) = (RoomIndex::default(), Tally::default());
         for (id, worker) in &self.workers {
-            for (kind, index) in &mut kinds {
-                index.add(id, worker, *kind);
-            }
+            index.add(id, worker.room());
+            tally.add(worker);
         }
-        let mut tally = Tally::default();
-        self.workers.values().for_each(|worker| tally.add(worker));
-        tally == self.tally
-            && KINDS.iter().all(|kind| kinds[kind] == self.kinds.get(kind).cloned().unwrap_or_default())
-    }
-}
-
-impl Kind {
-    fn add(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
-        self.total += worker.offers(kind, false);
-        let free = worker.offers(kind, true);
-        if free > 0 {
-            self.free += free;
-            self.by_free.insert((free, id.clone()));
-        }
-    }
-
-    fn remove(&mut self, id: &WorkerId, worker: &Worker, kind: DeviceKind) {
-        self.total -= worker.offers(kind, false);
-        let free = worker.offers(kind, true);
-        if free > 0 {
-            self.free -= free;
-            self.by_free.remove(&(free, id.clone()));
-        }
+        (tally, index) == (self.tally, self.index.clone())
     }
 }
 

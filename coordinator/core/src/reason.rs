@@ -13,7 +13,7 @@ pub enum WaitReason {
     NoWorkers,
     /// Not enough free slots.
     Slots {
-        /// Slots that it needs at once.
+        /// Slots that it needs at once; of a gang on CUDA, devices.
         needed: u32,
         /// Of this kind.
         kind: DeviceKind,
@@ -31,9 +31,11 @@ pub enum WaitReason {
     },
     /// A person paused its study.
     Paused,
+    /// A person paused it.
+    TrialPaused,
     /// It failed on a worker and waits for another one.
     Elsewhere {
-        /// Slots that it needs at once.
+        /// Slots that it needs at once; of a gang on CUDA, devices.
         needed: u32,
         /// Of this kind.
         kind: DeviceKind,
@@ -65,23 +67,21 @@ impl fmt::Display for WaitReason {
         match self {
             Self::NoWorkers => f.write_str("no workers are connected"),
             Self::Slots { needed, kind, free: _, total } if total < needed => {
-                write!(f, "needs {needed} {kind} slot{}, the fleet has {total}", plural(*needed))
+                write!(f, "needs {}, the fleet has {total}", places(*needed, *kind))
             }
             Self::Slots { needed, kind, free, total } => {
-                write!(f, "needs {needed} {kind} slot{}, {free} of {total} free", plural(*needed))
+                write!(f, "needs {}, {free} of {total} free", places(*needed, *kind))
             }
             Self::NoUsableWorkers { drained, set_aside } => write!(
                 f,
                 "no worker takes trials: {drained} drained, {set_aside} set aside; `mtinet workers` says why"
             ),
             Self::Paused => f.write_str("the study is paused"),
+            Self::TrialPaused => f.write_str("the trial is paused"),
             Self::Elsewhere { needed, kind, free, total, avoids } => {
                 let avoids: Vec<&str> = avoids.iter().map(|worker| worker.0.as_str()).collect();
-                let (s, avoids) = (plural(*needed), avoids.join(", "));
-                write!(
-                    f,
-                    "needs {needed} {kind} slot{s} on another worker than {avoids}, where it failed; "
-                )?;
+                let (places, avoids) = (places(*needed, *kind), avoids.join(", "));
+                write!(f, "needs {places} on another worker than {avoids}, where it failed; ")?;
                 write!(f, "{free} of {total} free")
             }
             Self::Behind(trial) => write!(f, "behind {trial}"),
@@ -93,8 +93,13 @@ impl fmt::Display for WaitReason {
     }
 }
 
-fn plural(count: u32) -> &'static str {
-    if count == 1 { "" } else { "s" }
+/// What ranks that start together need, in words: of a gang on CUDA each takes another device.
+pub(crate) fn places(ranks: u32, kind: DeviceKind) -> String {
+    match (ranks, kind) {
+        (1, _) => format!("1 {kind} slot"),
+        (_, DeviceKind::Cpu) => format!("{ranks} {kind} slots"),
+        (_, DeviceKind::Cuda) => format!("{ranks} {kind} devices"),
+    }
 }
 
 fn time_of_day(ms: u64) -> String {

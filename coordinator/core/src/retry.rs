@@ -37,9 +37,11 @@ pub(crate) fn verdict(trial: &Trial, retry: &Retry, cause: &FailureCause, now_ms
 }
 
 /// Whether trying once more is pointless. Only an exit of the trainer's own making counts: a signal comes from
-/// outside, and what could not be started here may start elsewhere.
+/// outside, and what could not be started here may start elsewhere. Of a hang, the exit and its words are those of a rank
+/// that waited: nobody knows what the one did that it waited for.
 fn repeats(last: &FailureCause, cause: &FailureCause) -> bool {
     matches!(cause.exit, ProcessExit::Code(_))
+        && cause.hang.is_none()
         && (last.exit, last.step, &last.message) == (cause.exit, cause.step, &cause.message)
 }
 
@@ -60,7 +62,7 @@ pub(crate) fn describe_end(end: &AttemptEnd) -> String {
         AttemptEnd::Failed(cause) => format!("failed: {}", describe(cause)),
         AttemptEnd::WorkerLost { worker, reason } => format!("worker {worker} is lost: {reason}"),
         AttemptEnd::Cancelled => "it is cancelled".to_owned(),
-        AttemptEnd::Paused => "the study is paused".to_owned(),
+        AttemptEnd::Paused => "it is paused".to_owned(),
         AttemptEnd::Drained { worker } => format!("worker {worker} is being drained"),
         AttemptEnd::Unfit { worker, cause } => format!("failed on worker {worker}: {}", describe(cause)),
         AttemptEnd::Widened => "goes on with more ranks".to_owned(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mtinet_domain::trial::Device;
 use mtinet_domain::{StudyId, TrialId};
 
 use crate::artifacts::References;
@@ -64,6 +65,11 @@ impl Core {
             ensure(gang.live().next().is_some(), || format!("{id} has no rank left but goes on"))?;
             for (rank, expected) in gang.ranks.iter().zip(0..) {
                 ensure(rank.placement.rank.0 == expected, || format!("{id} has its ranks out of order"))?;
+            }
+            let mut devices = BTreeSet::new();
+            for at in gang.ranks.iter().map(|rank| &rank.placement).filter(|at| at.device != Device::Cpu) {
+                let unshared = devices.insert((&at.worker, at.device));
+                ensure(unshared, || format!("{id} has two ranks on {} of {}", at.device, at.worker))?;
             }
             for rank in gang.live() {
                 let at = &rank.placement;

@@ -17,6 +17,7 @@ use mtinet_domain::{AttemptId, AttemptNumber, Rank, StudyId, TrialId, WorkerId};
 use crate::effects::{Command, Effects};
 use crate::pool::{Choice, DeviceKind, KINDS};
 use crate::reason::WaitReason;
+use crate::room::Unit;
 use crate::state::Core;
 use crate::study::{Study, Turn};
 use crate::trial::Trial;
@@ -48,7 +49,12 @@ impl Core {
         self.waits.clear();
         self.front = None;
         let mut round = Round::default();
-        let mut next = self.ready.first_key_value().map(|(turn, _)| *turn);
+        let first = if planted!(self, IgnoresPriority) {
+            self.ready.last_key_value()
+        } else {
+            self.ready.first_key_value()
+        };
+        let mut next = first.map(|(turn, _)| *turn);
         while let Some(turn) = next {
             let (Reverse(_), study) = turn;
             if self.nobody_waits_for(&self.studies[&study]).is_none() {
@@ -69,8 +75,7 @@ impl Core {
     fn serve(&mut self, now_ms: u64, turn: Turn, round: &mut Round, effects: &mut Effects) {
         let (_, study) = turn;
         let mut from = 0;
-        while let Some(position) = self.ready.get(&turn).and_then(|queue| queue.range(from..).next()).copied()
-        {
+        while let Some(position) = self.next_in_study(turn, from) {
             let id = self.studies[&study].id_of(position);
             match self.decide(&self.studies[&study], position, round) {
                 Decision::Start(placements) => {
@@ -93,6 +98,15 @@ impl Core {
         }
     }
 
+    /// The trial of a study that is looked at next.
+    fn next_in_study(&self, turn: Turn, from: u32) -> Option<u32> {
+        let queue = self.ready.get(&turn)?;
+        if from == 0 && planted!(self, ServesLastFoldFirst) {
+            return queue.last().copied();
+        }
+        queue.range(from..).next().copied()
+    }
+
     /// Reserves what a trial waits for; whether something is left for those behind it in its study.
     fn reserve(&self, id: TrialId, reason: &WaitReason, round: &mut Round) -> bool {
         let (kind, leaves) = match reason {
@@ -102,14 +116,19 @@ impl Core {
         };
         let (_, left) = round.reserved.entry(kind).or_insert_with(|| (id, leaves.clone()));
         left.retain(|worker| leaves.contains(worker));
-        self.pool.free_among(kind, Choice { only: Some(left), except: &NOBODY }) > 0
+        self.pool.free_among(Unit::of(kind, 1), Choice { only: Some(left), except: &NOBODY }) > 0
     }
 
     /// Whether no trial can start any more, whatever it asks for.
     fn nothing_is_left(&self, round: &Round) -> bool {
-        let used_up = |kind: &DeviceKind| match round.reserved.get(kind) {
-            Some((_, left)) => self.pool.free_among(*kind, Choice { only: Some(left), except: &NOBODY }) == 0,
-            None => self.pool.total(*kind) == 0,
+        let used_up = |kind: &DeviceKind| {
+            let slots = Unit::of(*kind, 1);
+            match round.reserved.get(kind) {
+                Some((_, left)) => {
+                    self.pool.free_among(slots, Choice { only: Some(left), except: &NOBODY }) == 0
+                }
+                None => self.pool.total(slots) == 0,
+            }
         };
         !round.reserved.is_empty() && KINDS.iter().all(used_up)
     }
@@ -145,7 +164,8 @@ impl Core {
     /// Why trials of a study wait that the last decision did not come to.
     pub(crate) fn not_looked_at(&self, study: &Study) -> WaitReason {
         let (kind, needed) = (self.kind_for(study), narrowest(study));
-        let (free, total) = (self.pool.free(kind), self.pool.total(kind));
+        let unit = Unit::of(kind, needed);
+        let (free, total) = (self.pool.free(unit), self.pool.total(unit));
         match self.front {
             Some(front) if total >= needed => WaitReason::Behind(front),
             _ => WaitReason::Slots { needed, kind, free, total },
@@ -164,39 +184,44 @@ impl Core {
         let ahead = round.reserved.get(&kind);
         let choice = Choice { only: ahead.map(|(_, left)| left), except: avoids };
         let others = Choice { only: None, except: avoids };
-        let free = self.pool.free_among(kind, choice);
-        let ranks = self.width(study, kind, free, round);
+        let ranks = self.width(study, kind, choice, round);
+        let unit = Unit::of(kind, ranks);
         // Where it failed last is taken again only when nothing else is free.
         let careful: BTreeSet<WorkerId> = avoids.iter().chain(&trial.last_failed_on).cloned().collect();
-        let placed = self
-            .pool
-            .place(kind, ranks, Choice { except: &careful, ..choice })
-            .or_else(|| self.pool.place(kind, ranks, choice));
+        let place = |choice| match planted!(self, SharesDevicesWithinGangs) {
+            true => self.pool.place_on(Unit::of(kind, 1), ranks, choice),
+            false => self.pool.place(kind, ranks, choice),
+        };
+        let placed = place(Choice { except: &careful, ..choice }).or_else(|| place(choice));
         match (placed, ahead) {
             (Some(placements), _) => Decision::Start(placements),
             // Also where another waits for the same: what this one avoids is left to those behind both.
-            (None, _) if !avoids.is_empty() && self.pool.free_among(kind, others) < ranks => {
+            (None, _) if !avoids.is_empty() && self.pool.free_among(unit, others) < ranks => {
                 Decision::Wait(WaitReason::Elsewhere {
                     needed: ranks,
                     kind,
-                    free: self.pool.free_among(kind, others),
-                    total: self.pool.total_among(kind, others),
+                    free: self.pool.free_among(unit, others),
+                    total: self.pool.total_among(unit, others),
                     avoids: avoids.iter().cloned().collect(),
                 })
+            }
+            (None, Some(_)) if planted!(self, NamesItselfAsAhead) => {
+                Decision::Wait(WaitReason::Behind(study.id_of(position)))
             }
             (None, Some((ahead, _))) => Decision::Wait(WaitReason::Behind(*ahead)),
             (None, None) => Decision::Wait(WaitReason::Slots {
                 needed: ranks,
                 kind,
-                free: self.pool.free(kind),
-                total: self.pool.total(kind),
+                free: self.pool.free(unit),
+                total: self.pool.total(unit),
             }),
         }
     }
 
     /// Whether workers other than these could take a gang, were they free.
     pub(crate) fn elsewhere(&self, kind: DeviceKind, needed: u32, avoids: &BTreeSet<WorkerId>) -> bool {
-        !avoids.is_empty() && self.pool.total_among(kind, Choice { only: None, except: avoids }) >= needed
+        let unit = Unit::of(kind, needed);
+        !avoids.is_empty() && self.pool.total_among(unit, Choice { only: None, except: avoids }) >= needed
     }
 
     /// Whether workers other than these could take a trial, were they free.
@@ -210,21 +235,25 @@ impl Core {
     /// The kind of device that a study's trials run on in the fleet as it is: CUDA where the fleet can hold a gang
     /// on it, else CPU.
     pub(crate) fn kind_for(&self, study: &Study) -> DeviceKind {
+        let needed = narrowest(study);
         match study.spec.resources.device {
             DeviceChoice::Cpu => DeviceKind::Cpu,
             DeviceChoice::Cuda => DeviceKind::Cuda,
-            DeviceChoice::Auto if self.pool.total(DeviceKind::Cuda) >= narrowest(study) => DeviceKind::Cuda,
+            DeviceChoice::Auto if self.pool.total(Unit::of(DeviceKind::Cuda, needed)) >= needed => {
+                DeviceKind::Cuda
+            }
             DeviceChoice::Auto => DeviceKind::Cpu,
         }
     }
 
     /// How many ranks the next trial of a study gets: the widest that leaves every other waiting trial its share.
-    fn width(&self, study: &Study, kind: DeviceKind, free: u32, round: &Round) -> u32 {
+    fn width(&self, study: &Study, kind: DeviceKind, choice: Choice<'_>, round: &Round) -> u32 {
         let replicas = study.spec.train.replicas;
         let (Ranks::Auto, 2..) = (study.spec.resources.ranks, replicas) else { return narrowest(study) };
         let demand = round.demand.as_ref().and_then(|demand| demand.get(&kind)).copied().unwrap_or_default();
+        let free = |ranks| self.pool.free_among(Unit::of(kind, ranks), choice);
         // This trial's own share is among the demands.
-        let spare = free.saturating_sub(demand.saturating_sub(1)).clamp(1, replicas);
+        let spare = free(1).saturating_sub(demand.saturating_sub(1)).min(free(2)).clamp(1, replicas);
         divisor_up_to(replicas, spare)
     }
 

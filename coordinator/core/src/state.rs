@@ -25,6 +25,8 @@ pub struct CoreConfig {
     pub cancel_grace_ms: u32,
     /// A lost worker is listed for this long.
     pub forget_lost_ms: u64,
+    /// What is marked of a worker that is not here is forgotten after this long.
+    pub forget_marks_ms: u64,
     /// An attempt that is paused, drained or widened has this long to save and end at a step boundary.
     pub pause_grace_ms: u32,
     /// Where a rank waited in vain for a peer, the others have this long to say the same before they are killed.
@@ -51,6 +53,7 @@ impl Default for CoreConfig {
             adoption_grace_ms: 15_000,
             cancel_grace_ms: 10_000,
             forget_lost_ms: 600_000,
+            forget_marks_ms: 30 * 24 * 3_600_000,
             pause_grace_ms: 30_000,
             hang_grace_ms: 5000,
             store_limit_ms: 600_000,
@@ -85,6 +88,8 @@ pub struct Core {
     pub(crate) front: Option<TrialId>,
     /// What the log of the fleet says of workers.
     pub(crate) marks: BTreeMap<WorkerId, Mark>,
+    /// Since when marked workers are not here, in milliseconds since the Unix epoch. Not recorded.
+    pub(crate) absent: BTreeMap<WorkerId, u64>,
     pub(crate) health: Health,
     /// Running attempts, by when they are looked at for signs of life.
     pub(crate) watched: BTreeSet<(u64, AttemptId)>,
@@ -120,6 +125,7 @@ impl Core {
             waits: BTreeMap::new(),
             front: None,
             marks: BTreeMap::new(),
+            absent: BTreeMap::new(),
             health: Health::default(),
             watched: BTreeSet::new(),
             narrow: BTreeSet::new(),
@@ -174,13 +180,16 @@ impl Core {
                 }
                 Some(self.wait_reason(study, position))
             }
+            TrialState::Paused => Some(WaitReason::TrialPaused),
             TrialState::Stopping { end, .. } => Some(WaitReason::Stopping { reason: describe_end(end) }),
             _ => None,
         }
     }
 
     fn wait_reason(&self, study: &Study, position: u32) -> WaitReason {
-        if let Some(reason) = self.nobody_waits_for(study) {
+        if let Some(reason) = self.nobody_waits_for(study)
+            && !planted!(self, ForgetsWhyStudiesWait)
+        {
             return reason;
         }
         match self.waits.get(&study.id) {

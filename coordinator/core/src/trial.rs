@@ -26,6 +26,8 @@ pub struct Trial {
     pub avoids: BTreeSet<WorkerId>,
     /// A person asked for its end.
     pub cancelled: bool,
+    /// A person paused it: nothing of it starts.
+    pub paused: bool,
     /// The newest checkpoint, to go on from.
     pub latest: Option<CheckpointRef>,
     /// The one before, for when the newest is damaged.
@@ -44,6 +46,8 @@ pub enum TrialState {
         /// Earliest start, milliseconds since the Unix epoch; 0 for at once.
         not_before_ms: u64,
     },
+    /// A person paused it, and nothing of it runs.
+    Paused,
     /// Has an attempt that starts or trains.
     Running {
         /// Its ranks.
@@ -186,6 +190,7 @@ impl Trial {
             last_failed_on: None,
             avoids: BTreeSet::new(),
             cancelled: false,
+            paused: false,
             latest: None,
             previous: None,
             outputs: None,
@@ -218,7 +223,7 @@ impl Trial {
     /// Where it stands, as people see it.
     pub fn status(&self) -> TrialStatus {
         match self.state {
-            TrialState::Waiting { .. } => TrialStatus::Waiting,
+            TrialState::Waiting { .. } | TrialState::Paused => TrialStatus::Waiting,
             TrialState::Running { .. } => TrialStatus::Running,
             TrialState::Stopping { .. } => TrialStatus::Stopping,
             TrialState::Done => TrialStatus::Done,

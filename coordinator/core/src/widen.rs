@@ -41,7 +41,7 @@ impl Core {
             let study = &self.studies[id];
             study.waiting > 0 && !study.paused
         });
-        if wanted {
+        if wanted && !planted!(self, WidensAlthoughTrialsWait) {
             return;
         }
         let over: Vec<_> = self.narrow.iter().filter(|(_, id)| self.gang(*id).is_none()).copied().collect();
@@ -72,7 +72,9 @@ impl Core {
         let Some(kind) = gang.ranks.first().map(|rank| DeviceKind::of(rank.placement.device)) else {
             return false;
         };
-        let width = divisor_up_to(study.spec.train.replicas, ranks + self.pool.free(kind));
-        trains && has_a_way_to_go && width >= 2 * ranks
+        let own: Vec<_> = gang.ranks.iter().map(|rank| rank.placement.clone()).collect();
+        let width = divisor_up_to(study.spec.train.replicas, self.pool.room_beside(kind, &own));
+        let has_room = width >= 2 * ranks || planted!(self, WidensWithoutRoom);
+        trains && has_a_way_to_go && has_room
     }
 }

@@ -18,6 +18,8 @@ pub type Key = (AttemptId, Rank);
 pub struct Agent {
     /// Its identity.
     pub id: WorkerId,
+    /// Which machine it is on.
+    pub machine: usize,
     /// Its devices.
     pub slots: Vec<Slot>,
     /// The process lives.
@@ -80,9 +82,10 @@ pub enum Fate {
 
 impl Agent {
     /// A new process on a machine.
-    pub fn new(id: WorkerId, slots: Vec<Slot>, bad: bool) -> Self {
+    pub fn new(id: WorkerId, machine: usize, slots: Vec<Slot>, bad: bool) -> Self {
         Self {
             id,
+            machine,
             slots,
             alive: true,
             frozen_until: 0,
@@ -110,7 +113,7 @@ impl Agent {
         });
         Hello {
             worker: self.id.clone(),
-            name: self.id.0.clone(),
+            name: format!("machine {}", self.machine),
             slots: self.slots.clone(),
             running: running.collect(),
         }

@@ -4,7 +4,7 @@ use mtinet_core::{Fact, Request};
 use mtinet_domain::trial::CheckpointRef;
 use mtinet_domain::{AttemptId, Rank, StudyId, StudySpec, TrialId};
 
-use crate::agent::Key;
+use crate::agent::{Agent, Key};
 use crate::coordinator::{Crash, Input};
 use crate::world::{Checked, Item, World};
 
@@ -30,7 +30,8 @@ impl World<'_> {
     fn some_slots(&mut self) -> Vec<mtinet_core::Slot> {
         let gpus = if self.chance.percent(25) { self.chance.between(1, 2) as u32 } else { 0 };
         let cpus = self.chance.between(u64::from(gpus == 0), 3) as u32;
-        Self::slots(cpus, gpus)
+        let sharers = if gpus > 0 { self.chance.between(1, 3) as u32 } else { 1 };
+        Self::slots(cpus, gpus, sharers)
     }
 
     fn submit(&mut self) -> Checked {
@@ -146,9 +147,10 @@ impl World<'_> {
             self.break_gang(attempt);
         }
         if self.agents.len() < MACHINES {
-            let (slots, bad) = (self.agents[agent].slots.clone(), self.agents[agent].bad);
+            let Agent { machine, slots, bad, .. } = &self.agents[agent];
+            let again = Item::Rejoin(*machine, slots.clone(), *bad);
             let delay = self.chance.between(500, 15_000);
-            self.after(delay, Item::Rejoin(slots, bad));
+            self.after(delay, again);
         }
     }
 
@@ -183,13 +185,15 @@ impl World<'_> {
         let trial = *self.chance.pick(&trials)?;
         let workers: Vec<String> = self.coordinator.core.workers().map(|(id, _)| id.0.clone()).collect();
         let worker = self.chance.pick(&workers).cloned().unwrap_or_default();
-        Some(match self.chance.below(16) {
+        Some(match self.chance.below(19) {
             0..=2 => Request::PauseStudy(study),
             3..=6 => Request::ResumeStudy(study),
             7 => Request::CancelStudy(study),
             8 | 9 => Request::CancelTrial(trial),
             10 | 11 => Request::RetryTrials { study, trials: Vec::new() },
             12 => Request::RetryTrials { study, trials: vec![trial.key] },
+            16 => Request::PauseTrial(trial),
+            17 | 18 => Request::ResumeTrial(trial),
             13 => Request::Drain(worker),
             14 => Request::Undrain(worker),
             _ => Request::Readmit(worker),
@@ -211,12 +215,16 @@ impl World<'_> {
         }
         if !self.ledger.healed {
             self.ledger.healed = true;
-            self.join(Self::slots(4, 4), false);
+            self.join(Self::slots(4, 4, 1), false);
         }
         let studies: Vec<StudyId> = self.coordinator.core.studies().map(|study| study.id).collect();
         let workers: Vec<String> = self.coordinator.core.workers().map(|(id, _)| id.0.clone()).collect();
+        let trials: Vec<TrialId> = self.coordinator.core.trial_ids().collect();
         for study in studies {
             self.tell_coordinator(None, Input::Request(Request::ResumeStudy(study)))?;
+        }
+        for trial in trials {
+            self.tell_coordinator(None, Input::Request(Request::ResumeTrial(trial)))?;
         }
         for worker in workers {
             self.tell_coordinator(None, Input::Request(Request::Undrain(worker.clone())))?;

@@ -19,10 +19,14 @@
 //! - **The live state is what the log gives**: a second core that sees recorded events alone stays equal to it, and so
 //!   is a replay without measurements at each restart.
 //! - **An attempt goes on from the newest recorded checkpoint**; no artifact is let go of that a trial still names.
-//! - **Nothing starts** in a paused study, for a cancelled trial, or on a drained or set-aside worker.
+//! - **Nothing starts** in a paused study, for a paused or cancelled trial, or on a drained or set-aside worker.
 //! - **Losing a worker is no failure** of a trial, and no worker is given up before its lease (after a restart, before
 //!   the grace) is over. The last worker is never set aside.
-//! - **Every trial that waits can say why**, and none waits for slots that are free.
+//! - **Every trial that waits can say why**, and it is so; none waits for slots that are free.
+//! - **Order**: nothing starts while something waits that comes before it (priority, the study's age, the place in the
+//!   study) and could have had the same slots.
+//! - **Widening**: an attempt is stopped to go on wider only where no trial waits and it at least doubles.
+//! - **A hang is put down to the rank that hung**, where another names it or it had to be killed.
 //! - **Commands arrive**: a rank on a worker with a session is started and stopped in bounded time.
 //! - **Liveness**: once faults stop, every study ends, every process is over and every slot is free.
 //! - `Core::sanity_check`.
@@ -52,6 +56,11 @@
 //! | sets workers aside at once | set aside after three failures, never the last |
 //! | revives cancelled trials | nothing starts for a cancelled trial |
 //! | does not record pauses | the live state is what the log gives |
+//! | widens although trials wait, or nothing is spare | widening |
+//! | serves the last study or the last fold first | order |
+//! | names a trial itself as the one before it | why a trial waits |
+//! | forgets why whole studies wait | none waits for slots that are free |
+//! | blames who waited or who told of a hang | a hang is put down to the rank that hung |
 //!
 //! What is not simulated: the store's own faults (it is SQLite's to be atomic), and corrupted messages.
 #![warn(missing_docs)]
@@ -59,6 +68,7 @@
 mod agent;
 pub mod bench;
 mod coordinator;
+mod decisions;
 mod faults;
 mod random;
 mod trainers;
@@ -87,6 +97,7 @@ pub fn config() -> CoreConfig {
         adoption_grace_ms: 6000,
         cancel_grace_ms: 2000,
         forget_lost_ms: 20_000,
+        forget_marks_ms: 30_000,
         pause_grace_ms: 3000,
         hang_grace_ms: 1000,
         store_limit_ms: 20_000,

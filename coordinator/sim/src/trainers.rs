@@ -24,7 +24,8 @@ pub struct GangRun {
     pub step: u64,
     met: bool,
     scheduled: bool,
-    hangs: bool,
+    /// The rank that hangs.
+    pub hung: Option<Rank>,
     /// A rank is gone.
     broken: bool,
 }
@@ -59,7 +60,7 @@ impl World<'_> {
             step: begun_at,
             met: false,
             scheduled: false,
-            hangs: false,
+            hung: None,
             broken: false,
         });
         if fate != Fate::NeverStarts {
@@ -150,7 +151,7 @@ impl World<'_> {
         let members = self.members(attempt);
         let Some(gang) = self.gangs.get_mut(&attempt) else { return Ok(()) };
         gang.scheduled = false;
-        if members.is_empty() || gang.hangs {
+        if members.is_empty() || gang.hung.is_some() {
             return Ok(());
         }
         if gang.met && gang.broken {
@@ -227,7 +228,7 @@ impl World<'_> {
                 Fate::HangsAt(at) if step >= at => {
                     process.hangs = true;
                     if let Some(gang) = self.gangs.get_mut(&key.0) {
-                        gang.hangs = true;
+                        gang.hung = Some(key.1);
                     }
                     self.say(|| format!("   rank {} of {} hangs", key.1, key.0));
                     self.after(COLLECTIVE_TIMEOUT_MS, Item::TimedOut(key.0));
@@ -239,12 +240,18 @@ impl World<'_> {
         false
     }
 
-    /// Ranks that wait for one that hangs give up.
+    /// Ranks that wait for one that hangs give up: by their watchdog, which names it, or by the collective's own timeout,
+    /// which does not.
     pub fn on_timed_out(&mut self, attempt: AttemptId) {
+        let hung = self.gangs.get(&attempt).and_then(|gang| gang.hung);
+        let missing: Vec<Rank> = hung.filter(|_| self.chance.percent(50)).into_iter().collect();
         for (agent, key) in self.members(attempt) {
             if self.agents[agent].processes.get(&key).is_some_and(|process| !process.hangs) {
-                let words = "all_reduce: no answer from a peer in time";
-                self.end_process(agent, key, ProcessExit::Code(1), false, words);
+                let words = match missing.first() {
+                    Some(rank) => format!("rank {rank} did not arrive"),
+                    None => "all_reduce: no answer from a peer in time".to_owned(),
+                };
+                self.end_waiting(agent, key, &words, &missing);
             }
         }
     }
@@ -297,12 +304,29 @@ impl World<'_> {
     }
 
     fn end_process(&mut self, agent: usize, key: Key, exit: ProcessExit, finished: bool, message: &str) {
+        self.end_with(agent, key, exit, finished, message, &[]);
+    }
+
+    /// A rank ends because it waited in vain for these.
+    fn end_waiting(&mut self, agent: usize, key: Key, message: &str, missing: &[Rank]) {
+        self.end_with(agent, key, ProcessExit::Code(1), false, message, missing);
+    }
+
+    fn end_with(
+        &mut self,
+        agent: usize,
+        key: Key,
+        exit: ProcessExit,
+        finished: bool,
+        message: &str,
+        missing: &[Rank],
+    ) {
         let Some(process) = self.agents[agent].processes.remove(&key) else { return };
         let stopped = process.stop.is_some();
         self.say(|| format!("   rank {} of {} ends: {exit} {message:?} stopped={stopped}", key.1, key.0));
         let step = self.gangs.get(&key.0).map(|gang| gang.step).filter(|step| *step > 0 && key.1 == Rank(0));
         let message = message.to_owned();
-        let fact = Fact::Exited { exit, finished, step, message, stopped, missing: Vec::new() };
+        let fact = Fact::Exited { exit, finished, step, message, stopped, missing: missing.to_vec() };
         self.agents[agent].report(key, fact);
         self.flush(agent);
         if !finished {

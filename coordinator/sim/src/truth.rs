@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use mtinet_core::{Command, Fact, Link, Phase, TrialState};
 use mtinet_domain::event::{Event, RankLoss, ReportId};
 use mtinet_domain::fleet::FleetEvent;
-use mtinet_domain::trial::{AttemptEnd, CheckpointRef, ProcessExit, RankAssignment, TrialStatus};
+use mtinet_domain::trial::{AttemptEnd, CheckpointRef, Device, ProcessExit, RankAssignment, TrialStatus};
 use mtinet_domain::{AttemptId, Rank, StudyId, TrialId, WorkerId};
 
 use crate::agent::Key;
 use crate::coordinator::{Input, Outcome, Word};
+use crate::decisions::check_hang;
 use crate::world::{Checked, World};
 
 /// A worker with a session must have done within this time what it was last told.
@@ -38,10 +39,17 @@ pub struct Ledger {
     stopping: BTreeMap<AttemptId, u64>,
     /// The newest checkpoint of each trial, by the log.
     checkpoints: BTreeMap<TrialId, CheckpointRef>,
+    /// Ranks that others said first did not arrive.
+    pub missed: BTreeMap<AttemptId, Vec<Rank>>,
+    /// Ranks whose process was ended by SIGKILL, by the log.
+    pub killed: BTreeSet<Key>,
     paused: BTreeSet<StudyId>,
+    paused_trials: BTreeSet<TrialId>,
     cancelled: BTreeSet<TrialId>,
     drained: BTreeSet<WorkerId>,
     set_aside: BTreeSet<WorkerId>,
+    /// The machine whose agent was forgotten last: another one may take the mark over.
+    forgotten: Option<usize>,
     /// Failures on each worker since its last success, what could not start counted twice.
     failures: BTreeMap<WorkerId, u32>,
     /// When the coordinator last heard each worker.
@@ -52,13 +60,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Whether an attempt is being stopped, by the log.
+    pub fn is_stopping(&self, id: AttemptId) -> bool {
+        self.stopping.contains_key(&id)
+    }
+
     /// The coordinator started again.
     pub fn restarted(&mut self, now: u64) {
         self.restarted_at = now;
     }
 }
 
-fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Checked {
+pub fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
@@ -87,6 +100,8 @@ impl World<'_> {
         }
         // Handlers decide about workers first and about trials at their end.
         self.check_gangs(outcome)?;
+        self.check_order(outcome)?;
+        self.check_widening(outcome)?;
         for (worker, word) in &outcome.words {
             if let Word::Welcome(seq) | Word::Ack(seq) = word {
                 self.check_acknowledged(worker, *seq)?;
@@ -106,7 +121,10 @@ impl World<'_> {
         for study in coordinator.core.studies() {
             for (key, trial) in study.trials() {
                 let id = TrialId { study: study.id, key };
-                let waits = matches!(trial.state, TrialState::Waiting { .. } | TrialState::Stopping { .. });
+                let waits = matches!(
+                    trial.state,
+                    TrialState::Waiting { .. } | TrialState::Paused | TrialState::Stopping { .. }
+                );
                 if waits {
                     self.check_reason(id)?;
                 }
@@ -115,20 +133,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn check_reason(&self, id: TrialId) -> Checked {
-        use mtinet_core::WaitReason::{Elsewhere, Slots};
-        let Some(reason) = self.coordinator.core.reason(id) else {
-            return Err(format!("{id} waits and nobody can say why"));
-        };
-        match &reason {
-            Slots { needed, free, .. } | Elsewhere { needed, free, .. } => {
-                ensure(free < needed, || format!("{id} waits although there is room: {reason}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Ranks of a gang are started all together, in slots that exist and are free.
+    /// Ranks of a gang are started all together, in slots that exist and are free, and none on another's CUDA device.
     fn check_gangs(&self, outcome: &Outcome) -> Checked {
         for index in outcome.stored.clone() {
             let recorded = &self.coordinator.log[index];
@@ -140,7 +145,10 @@ impl World<'_> {
             ensure(told == placements.len() && slots.len() == told, || {
                 format!("{id} has {} ranks in {} slots and {told} are started", placements.len(), slots.len())
             })?;
+            let mut devices = BTreeSet::new();
             for place in placements {
+                let unshared = place.device == Device::Cpu || devices.insert((&place.worker, place.device));
+                ensure(unshared, || format!("{id} has two ranks on {} of {}", place.device, place.worker))?;
                 ensure(!self.ledger.drained.contains(&place.worker), || {
                     format!("{id} is placed on {}, which is drained", place.worker)
                 })?;
@@ -228,10 +236,19 @@ impl World<'_> {
                 self.ledger.failures.remove(&worker);
                 self.ledger.set_aside.remove(&worker);
             }
+            FleetEvent::WorkerForgotten { .. } => {
+                let machine = self.agent_of(&worker).map(|agent| agent.machine);
+                let here = self.coordinator.sessions.contains_key(&worker);
+                ensure(!here, || format!("{worker} is forgotten and here"))?;
+                self.ledger.drained.remove(&worker);
+                self.ledger.forgotten = machine.filter(|_| self.ledger.set_aside.remove(&worker));
+            }
             FleetEvent::WorkerSetAside { .. } => {
+                let machine = self.agent_of(&worker).map(|agent| agent.machine);
+                let inherits = machine.is_some() && self.ledger.forgotten.take() == machine;
                 let failures = self.ledger.failures.remove(&worker).unwrap_or(0);
                 // Where the process was killed between the logs, the last failure is yet to be told again.
-                ensure(failures >= 3 || crashed, || {
+                ensure(failures >= 3 || crashed || inherits, || {
                     format!("{worker} is set aside after failures of weight {failures}")
                 })?;
                 let others = self.coordinator.core.workers().any(|(_, worker)| worker.is_usable());
@@ -256,7 +273,10 @@ impl World<'_> {
             (Event::CheckpointStored { checkpoint, .. }, Some(id)) => {
                 self.ledger.checkpoints.insert(id.trial, checkpoint.clone());
             }
-            (Event::RankExited { rank, .. }, Some(id)) => drop(self.ledger.exited.insert((id, *rank))),
+            (Event::RankExited { rank, exit, report, .. }, Some(id)) => {
+                self.ledger.exited.insert((id, *rank));
+                self.note_missed(id, *rank, *exit, report);
+            }
             (Event::RankLost { rank, worker, how, .. }, Some(id)) => {
                 self.check_lost(worker, *how)?;
                 self.ledger.given_up.insert((id, *rank));
@@ -274,8 +294,15 @@ impl World<'_> {
             (Event::TrialCancelled { trial, .. }, _) => {
                 self.ledger.cancelled.insert(TrialId { study, key: *trial });
             }
+            (Event::TrialPaused { trial, .. }, _) => {
+                self.ledger.paused_trials.insert(TrialId { study, key: *trial });
+            }
+            (Event::TrialResumed { trial, .. }, _) => {
+                self.ledger.paused_trials.remove(&TrialId { study, key: *trial });
+            }
             (Event::TrialsRetried { trials, .. }, _) => {
                 for key in trials {
+                    self.ledger.paused_trials.remove(&TrialId { study, key: *key });
                     self.ledger.cancelled.remove(&TrialId { study, key: *key });
                 }
             }
@@ -303,6 +330,7 @@ impl World<'_> {
     fn check_attempt(&mut self, id: AttemptId, resume: Option<&CheckpointRef>) -> Checked {
         let ledger = &mut self.ledger;
         ensure(!ledger.paused.contains(&id.trial.study), || format!("{id} starts in a paused study"))?;
+        ensure(!ledger.paused_trials.contains(&id.trial), || format!("{id} starts and is paused"))?;
         ensure(!ledger.cancelled.contains(&id.trial), || format!("{id} starts and is cancelled"))?;
         ensure(resume == ledger.checkpoints.get(&id.trial), || {
             format!("{id} goes on from {resume:?}, not {:?}", ledger.checkpoints.get(&id.trial))
@@ -337,6 +365,7 @@ impl World<'_> {
                 self.forget_failures(id);
             }
             AttemptEnd::Failed(cause) | AttemptEnd::Unfit { cause, .. } => {
+                check_hang(self.gangs.get(&id).and_then(|gang| gang.hung), ledger, id, cause)?;
                 let own = cause.rank.is_some_and(|rank| ledger.exited.contains(&(id, rank)));
                 ensure(!lost || cause.exit == ProcessExit::NotStarted && own, || {
                     format!("{id} lost a worker, and that counts as {cause:?}")

@@ -96,7 +96,7 @@ pub enum Item {
     /// The coordinator starts again.
     CoordinatorUp,
     /// A machine's agent starts again.
-    Rejoin(Vec<Slot>, bool),
+    Rejoin(usize, Vec<Slot>, bool),
     /// Faults stop.
     Heal,
 }
@@ -189,28 +189,34 @@ impl<'a> World<'a> {
             }
             Item::Chaos => self.on_chaos(),
             Item::CoordinatorUp => self.on_coordinator_up(),
-            Item::Rejoin(slots, bad) => {
-                self.join(slots, bad);
+            Item::Rejoin(machine, slots, bad) => {
+                self.join_on(machine, slots, bad);
                 Ok(())
             }
             Item::Heal => self.on_heal(),
         }
     }
 
-    /// A machine's agent starts and connects.
+    /// The agent of a new machine starts and connects.
     pub fn join(&mut self, slots: Vec<Slot>, bad: bool) -> usize {
+        self.join_on(self.agents.len(), slots, bad)
+    }
+
+    /// A machine's agent starts and connects.
+    fn join_on(&mut self, machine: usize, slots: Vec<Slot>, bad: bool) -> usize {
         let index = self.agents.len();
-        let id = WorkerId(format!("w{index}"));
+        let id = WorkerId(format!("m{machine}.w{index}"));
         self.say(|| format!("{id} starts with {} slots{}", slots.len(), if bad { ", broken" } else { "" }));
         self.by_id.insert(id.clone(), index);
-        self.agents.push(Agent::new(id, slots, bad));
+        self.agents.push(Agent::new(id, machine, slots, bad));
         self.reconnect(index);
         index
     }
 
-    /// Slots of these devices.
-    pub fn slots(cpus: u32, gpus: u32) -> Vec<Slot> {
-        let devices = (0..cpus).map(|_| Device::Cpu).chain((0..gpus).map(Device::Cuda));
+    /// Slots of these devices; of each CUDA device so many.
+    pub fn slots(cpus: u32, gpus: u32, sharers: u32) -> Vec<Slot> {
+        let of_gpu = |index| (0..sharers).map(move |_| Device::Cuda(index));
+        let devices = (0..cpus).map(|_| Device::Cpu).chain((0..gpus).flat_map(of_gpu));
         (0..).zip(devices).map(|(index, device)| Slot { index: SlotIndex(index), device }).collect()
     }
 

@@ -5,7 +5,7 @@ use mtinet_core::{Bug, CoreConfig};
 use mtinet_sim::{config, simulate};
 
 /// Seeds within which every bug must show.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 
 #[test]
 fn every_planted_bug_is_found() {

@@ -25,6 +25,8 @@ fn whatever_goes_wrong_everything_holds() {
         "study_cancelled",
         "trial_cancelled",
         "trials_retried",
+        "trial_paused",
+        "trial_resumed",
     ] {
         assert!(seen.get(kind).is_some_and(|count| *count > 0), "{kind} never happened: {seen:?}");
     }

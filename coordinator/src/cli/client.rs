@@ -14,13 +14,13 @@ use mtinet_proto::v1::{
     ListStudiesRequest, ListTokensRequest, ListWorkersRequest, RecordedEvent, RevokeTokenRequest,
     StreamEventsRequest, Study, StudySummary, SubmitStudyRequest, TokenState, WorkerState,
 };
-use mtinet_proto::{PROTOCOL_VERSION, v1};
+use mtinet_proto::{CHUNK_BYTES, PROTOCOL_VERSION, v1};
 use mtinet_runtime::convert::ToProto as _;
 use mtinet_runtime::net::Channel;
 use mtinet_runtime::tls::Credentials;
 use mtinet_runtime::{artifacts, net};
 use secrecy::SecretString;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::error::CliError;
 use super::target::{self, Target};
@@ -109,6 +109,28 @@ impl Coordinator {
         Ok(artifacts::put_as_client(&mut self.client, path, artifact).await?)
     }
 
+    /// Which workers have a data set; none where the coordinator is of a release that does not ask them.
+    pub async fn find_dataset(
+        &mut self,
+        dataset: &DatasetRef,
+    ) -> Result<Option<v1::FindDatasetResponse>, CliError> {
+        let request = v1::FindDatasetRequest { dataset: Some(dataset.to_proto()) };
+        match self.client.find_dataset(request).await {
+            Ok(found) => Ok(Some(found.into_inner())),
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unimplemented) => Ok(None),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    /// Names the files of a data set; hashes of those that the coordinator lacks.
+    pub async fn offer_dataset(&mut self, hash: &str, document: &[u8]) -> Result<Vec<String>, CliError> {
+        use v1::offer_dataset_request::Part;
+        let data = document.chunks(CHUNK_BYTES).map(|data| Part::Data(data.to_vec()));
+        let parts = std::iter::once(Part::Hash(hash.to_owned())).chain(data);
+        let parts: Vec<_> = parts.map(|part| v1::OfferDatasetRequest { part: Some(part) }).collect();
+        Ok(self.client.offer_dataset(tokio_stream::iter(parts)).await?.into_inner().missing)
+    }
+
     /// All studies, as the coordinator orders them.
     pub async fn studies(&mut self) -> Result<Vec<StudySummary>, CliError> {
         Ok(self.client.list_studies(ListStudiesRequest {}).await?.into_inner().studies)
@@ -119,7 +141,7 @@ impl Coordinator {
         if let Ok(number) = which.parse() {
             let request = GetStudyRequest { which: Some(Which::Study(number)) };
             match self.client.get_study(request).await {
-                Err(status) if status.code() == tonic::Code::NotFound => {}
+                Err(status) if status.code() == Code::NotFound => {}
                 found => return Ok(found?.into_inner()),
             }
         }
@@ -146,6 +168,19 @@ impl Coordinator {
     pub async fn cancel_trial(&mut self, study: StudyId, key: TrialKey) -> Result<(), CliError> {
         let trial = Some(v1::Trial { study: study.0, key: key.to_string() });
         self.client.cancel_trial(v1::CancelTrialRequest { trial }).await?;
+        Ok(())
+    }
+
+    /// Lets nothing of a trial start; how many attempts are being stopped for it.
+    pub async fn pause_trial(&mut self, study: StudyId, key: TrialKey) -> Result<u32, CliError> {
+        let trial = Some(v1::Trial { study: study.0, key: key.to_string() });
+        Ok(self.client.pause_trial(v1::PauseTrialRequest { trial }).await?.into_inner().stopping)
+    }
+
+    /// Lets a paused trial go on.
+    pub async fn resume_trial(&mut self, study: StudyId, key: TrialKey) -> Result<(), CliError> {
+        let trial = Some(v1::Trial { study: study.0, key: key.to_string() });
+        self.client.resume_trial(v1::ResumeTrialRequest { trial }).await?;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::args::{BackupArgs, CoordinatorArgs, CoordinatorCommand};
 use super::error::CliError;
 use super::output;
 use crate::server::auth::{AccessOptions, Plaintext};
-use crate::server::{self, ServerOptions};
+use crate::server::{self, ServerOptions, UploadLimits};
 
 /// Every key with its default and a comment: the reference of the coordinator's configuration.
 const DEFAULTS: &str = include_str!("coordinator.toml");
@@ -37,6 +37,7 @@ struct Section {
     names: Vec<String>,
     certificate_life: Seconds,
     renewal_grace: Seconds,
+    max_artifact_gb: u64,
     metrics: String,
     log: Log,
 }
@@ -48,6 +49,10 @@ impl Section {
             heartbeat_ms: milliseconds(self.heartbeat).max(1),
             adoption_grace_ms: milliseconds(self.adoption_grace).into(),
             cancel_grace_ms: milliseconds(self.cancel_grace),
+            uploads: UploadLimits {
+                file_bytes: self.max_artifact_gb.saturating_mul(1_000_000_000),
+                ..UploadLimits::default()
+            },
             access: AccessOptions {
                 plaintext: match (self.insecure_anywhere, self.insecure) {
                     (true, _) => Plaintext::Anywhere,
@@ -155,6 +160,7 @@ async fn backup(args: BackupArgs) -> Result<(), CliError> {
     if json {
         output::print_json(&serde_json::json!({
             "file": target,
+            "fleet_file": found.fleet,
             "studies": found.studies,
             "events": found.events,
             "artifacts_copied": found.copied,
@@ -163,11 +169,12 @@ async fn backup(args: BackupArgs) -> Result<(), CliError> {
         }));
     } else {
         output::say(format_args!(
-            "{}: {} studies; {} files copied, {} were there",
+            "{}: {} studies; {} files copied, {} were there{}",
             target.display(),
             found.studies,
             found.copied,
-            found.present
+            found.present,
+            found.fleet.map_or_else(String::new, |fleet| format!("; workers' marks: {}", fleet.display()))
         ));
     }
     match found.missing.len() {

@@ -1,11 +1,13 @@
-//! `mtinet data ...`: data sets made, imported, checked and split on this machine. No coordinator is asked.
+//! `mtinet data ...`: data sets made, imported, checked and split on this machine. No coordinator is asked, but to upload one.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mtinet_data::import::nnunet;
 use mtinet_data::{
-    CheckOptions, CheckReport, Dataset, Finding, HEALTHY, PhantomOptions, Severity, check, folds, phantom,
+    Case, CheckOptions, CheckReport, Dataset, Finding, HEALTHY, PhantomOptions, Severity, check, folds,
+    phantom,
 };
 use serde_json::{Value, json};
 
@@ -16,24 +18,23 @@ use super::output::{print, print_json, say, table};
 use super::progress::Counter;
 use super::show;
 use super::study::blocking;
+use super::upload;
 
 pub async fn run(command: DataCommand) -> Result<(), CliError> {
     let interrupt = Interrupt::listen()?;
-    let destination = match &command {
-        DataCommand::Phantom(args) => Some(args.dst.clone()),
-        DataCommand::Import(ImportCommand::Nnunet(args)) => Some(args.dst.clone()),
-        DataCommand::Check(_) | DataCommand::Split(_) | DataCommand::Show(_) => None,
-    };
-    let work = blocking(move || match command {
-        DataCommand::Phantom(args) => make_phantom(&args),
-        DataCommand::Import(ImportCommand::Nnunet(args)) => import_nnunet(args),
-        DataCommand::Check(args) => check_dataset(&args),
-        DataCommand::Split(args) => split(&args),
-        DataCommand::Show(args) => show::run(&args),
-    });
-    match destination {
-        Some(destination) => or_abandon(&interrupt, &destination, work).await,
-        None => interrupt.or(work).await,
+    match command {
+        DataCommand::Phantom(args) => {
+            let destination = args.dst.clone();
+            or_abandon(&interrupt, &destination, blocking(move || make_phantom(&args))).await
+        }
+        DataCommand::Import(ImportCommand::Nnunet(args)) => {
+            let destination = args.dst.clone();
+            or_abandon(&interrupt, &destination, blocking(move || import_nnunet(args))).await
+        }
+        DataCommand::Check(args) => interrupt.or(blocking(move || check_dataset(&args))).await,
+        DataCommand::Split(args) => interrupt.or(blocking(move || split(&args))).await,
+        DataCommand::Show(args) => interrupt.or(blocking(move || show::run(&args))).await,
+        DataCommand::Upload(args) => interrupt.or(upload::run(args)).await,
     }
 }
 
@@ -180,8 +181,10 @@ fn class_names(dataset: &Dataset) -> Vec<String> {
 
 /// Held-out cases and subjects of each fold, and its cases by class.
 fn fold_counts(dataset: &Dataset) -> Vec<Value> {
+    // Looked up by name: with ten thousand cases a search through them for each is noticed.
+    let by_id: HashMap<&str, &Case> = dataset.cases.iter().map(|case| (case.case.as_str(), case)).collect();
     let count = |fold: &folds::Fold| {
-        let cases: Vec<_> = fold.val.iter().filter_map(|id| dataset.case(id).ok()).collect();
+        let cases: Vec<&Case> = fold.val.iter().filter_map(|id| by_id.get(id.as_str()).copied()).collect();
         let subjects: std::collections::BTreeSet<&str> =
             cases.iter().map(|case| case.subject.as_str()).collect();
         let classes: serde_json::Map<String, Value> = class_names(dataset)

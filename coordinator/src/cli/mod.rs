@@ -35,6 +35,7 @@ mod target;
 mod token;
 mod trainer;
 mod trial_files;
+mod upload;
 mod usage;
 mod watch;
 

@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::output::{print, print_json, print_raw, say};
 use super::prepare::{self, Prepared};
-use super::{initial, presets, status, watch};
+use super::{initial, presets, status, upload, watch};
 
 pub async fn run(command: StudyCommand) -> Result<(), CliError> {
     match command {
@@ -32,9 +32,10 @@ async fn submit(args: SubmitArgs) -> Result<(), CliError> {
     prepare::read(&args.file)?;
     let mut coordinator = Coordinator::connect(&args.server.url).await?;
     let file = args.file.clone();
-    let Prepared { spec, dataset, weights, .. } =
+    let Prepared { spec, dataset, directory, weights } =
         interrupt.or(blocking(move || prepare::prepare(&file))).await?;
     interrupt.or(initial::upload(&mut coordinator, &weights)).await?;
+    interrupt.or(upload::for_study(&mut coordinator, &directory, &dataset, args.upload_data)).await?;
     let study = coordinator.submit(&spec, &dataset).await?;
     let trials = spec.trials().len();
     say(format_args!("study {study} ({}) is submitted with {trials} trials", spec.name));
@@ -98,12 +99,19 @@ async fn cancel(args: CancelArgs) -> Result<(), CliError> {
 async fn pause(args: PauseArgs) -> Result<(), CliError> {
     let mut coordinator = Coordinator::connect(&args.server.url).await?;
     let study = coordinator.study_id(&args.study).await?;
-    let stopping = coordinator.pause(study).await?;
+    let (what, resume, stopping) = match args.trial {
+        Some(trial) => {
+            let stopping = coordinator.pause_trial(study, trial).await?;
+            (format!("{trial} of study {study}"), format!("{study} --trial {trial}"), stopping)
+        }
+        None => (format!("study {study}"), study.to_string(), coordinator.pause(study).await?),
+    };
     say(format_args!(
-        "study {study} is paused; {stopping} attempts save and stop (`mtinet study resume {study}` lets it go on)"
+        "{what} is paused; {stopping} attempts save and stop (`mtinet study resume {resume}` lets it go on)"
     ));
     if args.json {
-        print_json(&json!({ "study": study.0, "stopping": stopping }));
+        let trial = args.trial.map(|trial| trial.to_string());
+        print_json(&json!({ "study": study.0, "trial": trial, "stopping": stopping }));
     }
     Ok(())
 }
@@ -111,10 +119,15 @@ async fn pause(args: PauseArgs) -> Result<(), CliError> {
 async fn resume(args: PauseArgs) -> Result<(), CliError> {
     let mut coordinator = Coordinator::connect(&args.server.url).await?;
     let study = coordinator.study_id(&args.study).await?;
-    coordinator.resume(study).await?;
-    say(format_args!("study {study} goes on"));
+    if let Some(trial) = args.trial {
+        coordinator.resume_trial(study, trial).await?;
+        say(format_args!("{trial} of study {study} goes on"));
+    } else {
+        coordinator.resume(study).await?;
+        say(format_args!("study {study} goes on"));
+    }
     if args.json {
-        print_json(&json!({ "study": study.0 }));
+        print_json(&json!({ "study": study.0, "trial": args.trial.map(|trial| trial.to_string()) }));
     }
     Ok(())
 }

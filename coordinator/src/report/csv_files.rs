@@ -5,6 +5,7 @@ use mtinet_domain::TrialKey;
 use mtinet_domain::evaluation::{
     SliceResult, TrialEvaluation, mean_probabilities, mean_vectors, most_probable,
 };
+use mtinet_domain::event::SPEED;
 use mtinet_domain::metrics::mean;
 
 use super::metric::Metric;
@@ -38,6 +39,7 @@ pub fn trials(results: &StudyResults) -> Result<Vec<u8>, csv::Error> {
     header.extend(MORE.map(|metric| metric.name().to_owned()));
     header.extend(columns(&["healthy_minimum_pixels", "label", "devices"]));
     header.extend(columns(&["started_ms", "ended_ms", "wall_seconds", "resumed_at"]));
+    header.extend(columns(&SPEED));
     let healthy = results.healthy_minimum_pixels;
     table(header, results.trials.iter().map(|trial| trial_row(trial, phases.len(), classes.len(), healthy)))
 }
@@ -75,6 +77,7 @@ fn trial_row(trial: &TrialResult, phases: usize, classes: usize, healthy: u64) -
     let resumed: Vec<String> =
         trial.history.iter().filter_map(|attempt| attempt.resumed_at).map(|step| step.to_string()).collect();
     row.push(resumed.join(";"));
+    row.extend(SPEED.map(|name| cell(trial.speed(name))));
     row
 }
 

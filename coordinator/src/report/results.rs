@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use mtinet_domain::evaluation::{FoldDetails, FoldSummary, ReferenceLines, TrialEvaluation};
 use mtinet_domain::event::{Recorded, StudyOutcome};
+use mtinet_domain::metrics::mean;
 use mtinet_domain::trial::{ArtifactRef, AttemptEnd, DatasetRef, Placement};
 use mtinet_domain::{Arm, AttemptNumber, StudyId, StudySpec, TrialKey};
 
-use super::curves::LearningCurves;
+use super::curves::{Curve, LearningCurves};
 use super::fold::StudyFold;
 
 /// A study with all that is known of each of its trials.
@@ -167,6 +168,16 @@ impl TrialResult {
     /// Seconds from the first attempt's start to the last one's end, waiting in between included.
     pub fn wall_seconds(&self) -> Option<f64> {
         Some(self.ended_ms?.saturating_sub(self.started_ms?) as f64 / 1000.0)
+    }
+
+    /// How fast it trained, one of [`SPEED`](mtinet_domain::event::SPEED): the mean over its epochs, or what it told meanwhile
+    /// where it is shorter than one.
+    pub fn speed(&self, name: &str) -> Option<f64> {
+        let of = |curve: &Curve| {
+            let series = curve.series(name);
+            mean(series.iter().map(|point| point.value))
+        };
+        of(&self.curves.epochs).or_else(|| of(&self.curves.steps))
     }
 
     /// The metrics of its held-out fold, where it is done.

@@ -10,7 +10,6 @@ use bytes::{Bytes, BytesMut};
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_proto::CHUNK_BYTES;
 use mtinet_runtime::metrics::Counter;
-use nix::sys::statvfs::statvfs;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
@@ -19,18 +18,16 @@ use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 use super::error::ServerError;
+use super::room::{Kept, Room, UploadLimits};
 
 /// Parts of an upload; the smallest that every cloud store takes is 5 MiB.
 const PART_BYTES: usize = 5 << 20;
-
-/// Files leave this much of the disk to the event log, or a fiftieth of a small disk.
-const RESERVE_BYTES: u64 = 1 << 30;
 
 /// The artifact store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     store: Arc<dyn ObjectStore>,
-    dir: Arc<FilePath>,
+    room: Room,
     /// Read by uploads that are about to appear, written by the sweep while it removes one file.
     appearing: Arc<RwLock<()>>,
     traffic: Traffic,
@@ -62,14 +59,14 @@ impl Artifacts {
     ///
     /// # Errors
     /// A directory that cannot be made.
-    pub fn local(dir: &FilePath) -> Result<Self, ServerError> {
+    pub fn local(dir: &FilePath, limits: UploadLimits) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Artifacts { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir)
             .map_err(|source| ServerError::DataDir { path: dir.to_owned(), source })?;
         let store = LocalFileSystem::new_with_prefix(dir).map_err(failed)?.with_fsync(true);
         remove_unfinished(dir);
         let (appearing, traffic) = (Arc::default(), Traffic::default());
-        Ok(Self { store: Arc::new(store), dir: dir.into(), appearing, traffic })
+        Ok(Self { store: Arc::new(store), room: Room::new(dir, limits), appearing, traffic })
     }
 
     /// What went in and out since the store was opened.
@@ -90,12 +87,12 @@ impl Artifacts {
         Ok(bytes)
     }
 
-    /// Begins to take in a file.
+    /// Begins to take in a file; waits while too many others are under way.
     ///
     /// # Errors
-    /// A store that does not answer, or a disk that would be too full for the event log.
+    /// A file that is too long, a store that does not answer, or a disk that would be too full for the event log.
     pub async fn put(&self, artifact: ArtifactRef) -> Result<Incoming, Status> {
-        self.check_room(artifact.bytes).inspect_err(|status| {
+        let kept = self.room.keep(artifact.bytes).await.inspect_err(|status| {
             tracing::warn!("refusing a file: {}", status.message());
         })?;
         let upload = self
@@ -106,27 +103,12 @@ impl Artifacts {
         let appearing = Arc::clone(&self.appearing);
         let (hasher, part, received) =
             (blake3::Hasher::new(), BytesMut::new(), self.traffic.received.clone());
-        Ok(Incoming { artifact, upload, appearing, hasher, part, received })
+        Ok(Incoming { artifact, upload, kept, appearing, hasher, part, received })
     }
 
-    /// Whether the disk takes so many bytes more. The event log is on the same disk, and a coordinator that cannot write it
-    /// ends.
-    ///
-    /// # Errors
-    /// `UNAVAILABLE` in words: later, perhaps.
-    pub fn check_room(&self, bytes: u64) -> Result<(), Status> {
-        // Where the system does not say, the disk does, in time.
-        let Ok(disk) = statvfs(&*self.dir) else { return Ok(()) };
-        let free = disk.blocks_available() * disk.fragment_size();
-        let reserve = reserve(disk.blocks() * disk.fragment_size());
-        if has_room(free, reserve, bytes) {
-            return Ok(());
-        }
-        let dir = self.dir.display();
-        Err(Status::unavailable(format!(
-            "the disk of the coordinator is nearly full: {free} bytes are free in {dir}, {reserve} of them kept for the \
-             event log, and {bytes} are to be stored; free space there"
-        )))
+    /// What uploads may take.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Length of a stored file in bytes.
@@ -203,16 +185,6 @@ impl Artifacts {
     }
 }
 
-/// What files leave of a disk of `total` bytes.
-fn reserve(total: u64) -> u64 {
-    RESERVE_BYTES.min(total / 50)
-}
-
-/// Whether so many bytes fit onto what is free without what is kept.
-fn has_room(free: u64, reserve: u64, bytes: u64) -> bool {
-    free.saturating_sub(reserve) >= bytes
-}
-
 /// Where a local store keeps a file.
 pub fn local_path(dir: &FilePath, hash: &str) -> PathBuf {
     dir.join(prefix(hash)).join(hash)
@@ -243,6 +215,7 @@ fn remove_unfinished(dir: &FilePath) {
 pub struct Incoming {
     artifact: ArtifactRef,
     upload: Box<dyn MultipartUpload>,
+    kept: Kept,
     appearing: Arc<RwLock<()>>,
     hasher: blake3::Hasher,
     part: BytesMut,
@@ -293,11 +266,13 @@ impl Incoming {
 
     async fn send_part(&mut self) -> Result<(), Status> {
         let part = self.part.split().freeze();
+        let bytes = part.len() as u64;
         if let Err(error) = self.upload.put_part(PutPayload::from_bytes(part)).await {
             let status = failed("store", &self.artifact.blake3)(error);
             self.clean().await;
             return Err(status);
         }
+        self.kept.use_up(bytes);
         Ok(())
     }
 
@@ -337,22 +312,11 @@ fn failed(doing: &'static str, hash: &str) -> impl FnOnce(object_store::Error) -
 mod tests {
     use super::*;
 
-    const GIB: u64 = 1 << 30;
-
-    #[test]
-    fn files_leave_a_gibibyte_or_a_fiftieth_of_a_small_disk() {
-        assert_eq!((reserve(500 * GIB), reserve(50 * GIB), reserve(10 * GIB)), (GIB, GIB, 10 * GIB / 50));
-        assert!(has_room(3 * GIB, GIB, 2 * GIB), "to the last byte");
-        assert!(!has_room(3 * GIB, GIB, 2 * GIB + 1));
-        // The log may have used up what is kept for it.
-        assert!(!has_room(GIB / 2, GIB, 1));
-        assert!(has_room(GIB / 2, GIB, 0), "nothing always fits");
-    }
-
     #[tokio::test]
     async fn a_file_that_would_fill_the_disk_is_refused_before_its_first_byte() {
         let dir = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::local(dir.path()).unwrap();
+        let limits = UploadLimits { file_bytes: u64::MAX, ..UploadLimits::default() };
+        let artifacts = Artifacts::local(dir.path(), limits).unwrap();
         let artifact = ArtifactRef { blake3: "0".repeat(64), bytes: u64::MAX };
         let refused = artifacts.put(artifact).await.unwrap_err();
         // Agents try again after this code, and only after this code.

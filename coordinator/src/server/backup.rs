@@ -2,15 +2,16 @@
 //!
 //! The event log is copied by another process than the one that writes it: SQLite's backup interface reads one snapshot
 //! of the database, WAL included, and holds nobody up. Artifacts are named by their content and never change, so those
-//! that the snapshot refers to are copied file by file. To restore, put the copy of the log as `events.db` into a new
-//! data directory, and the copied artifacts as `artifacts` beside it.
+//! that the snapshot refers to are copied file by file. The marks of workers (drained, set aside) are a log of their own
+//! and get a copy beside that of the event log, `NAME.fleet.db` beside `NAME.db`. To restore, put the copies as `events.db`
+//! and `fleet.db` into a new data directory, and the copied artifacts as `artifacts` beside them.
 
 use std::path::{Path, PathBuf};
 
 use mtinet_core::{Core, CoreConfig};
 
 use super::artifacts::local_path;
-use super::data_dir::DATABASE;
+use super::data_dir::{DATABASE, FLEET};
 use super::error::ServerError;
 use super::store;
 
@@ -25,6 +26,8 @@ pub struct Backup {
     pub studies: usize,
     /// Events that a restart replays.
     pub events: usize,
+    /// Where the marks of workers were copied to; none where no worker was ever marked by this release or one before.
+    pub fleet: Option<PathBuf>,
     /// Artifacts that were copied now.
     pub copied: usize,
     /// Artifacts that an earlier backup to the same directory had copied.
@@ -34,7 +37,7 @@ pub struct Backup {
 }
 
 /// Copies the event log in `data_dir` to `file`, and with `artifacts` everything that it refers to into that directory.
-/// `file` appears whole or not at all.
+/// `file` appears whole or not at all. The marks of workers go beside it.
 ///
 /// # Errors
 /// A data directory without a log, a log that cannot be read or replayed, a file that exists or cannot be written.
@@ -47,8 +50,11 @@ pub fn backup(data_dir: &Path, file: &Path, artifacts: Option<&Path>) -> Result<
     if !database.is_file() {
         return Err(refused(&database)(std::io::ErrorKind::NotFound.into()));
     }
-    if file.exists() {
-        return Err(refused(file)(std::io::ErrorKind::AlreadyExists.into()));
+    let fleet = fleet_beside(file);
+    for target in [file, fleet.as_path()] {
+        if target.exists() {
+            return Err(refused(target)(std::io::ErrorKind::AlreadyExists.into()));
+        }
     }
     let parent = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(refused(parent))?;
@@ -62,14 +68,38 @@ pub fn backup(data_dir: &Path, file: &Path, artifacts: Option<&Path>) -> Result<
             copy_artifacts(&core, &data_dir.join("artifacts"), target, &mut found)?;
         }
         if found.missing.is_empty() || attempt == TRIES {
-            snapshot.as_file().sync_all().map_err(refused(file))?;
-            snapshot.persist_noclobber(file).map_err(|error| refused(file)(error.error))?;
+            // After the event log: a mark that is known too early is made up for, a forgotten one is not. And before the
+            // event log's copy appears, with which the backup is whole.
+            found.fleet = copy_fleet(&data_dir.join(FLEET), &fleet, parent)?;
+            keep(snapshot, file).map_err(refused(file))?;
             let directory = std::fs::File::open(parent).and_then(|dir| dir.sync_all());
             directory.map_err(refused(parent))?;
             break;
         }
     }
     Ok(found)
+}
+
+/// Where the marks of workers go, beside the copy of the event log.
+fn fleet_beside(file: &Path) -> PathBuf {
+    file.with_extension(FLEET)
+}
+
+fn copy_fleet(log: &Path, target: &Path, parent: &Path) -> Result<Option<PathBuf>, ServerError> {
+    if !log.is_file() {
+        return Ok(None);
+    }
+    let refused = |source| ServerError::Backup { path: target.to_owned(), source };
+    let copy = tempfile::Builder::new().prefix(".backup-").tempfile_in(parent).map_err(refused)?;
+    store::copy_database(log, copy.path())?;
+    keep(copy, target).map_err(refused)?;
+    Ok(Some(target.to_owned()))
+}
+
+fn keep(copy: tempfile::NamedTempFile, target: &Path) -> std::io::Result<()> {
+    copy.as_file().sync_all()?;
+    copy.persist_noclobber(target).map_err(|error| error.error)?;
+    Ok(())
 }
 
 fn replayed(snapshot: &Path, data_dir: &Path, found: &mut Backup) -> Result<Core, ServerError> {

@@ -12,6 +12,9 @@ use super::error::ServerError;
 /// The event log's file in a data directory.
 pub const DATABASE: &str = "events.db";
 
+/// The file of facts about workers in a data directory.
+pub const FLEET: &str = "fleet.db";
+
 /// What trainers wrote, in a data directory.
 pub const LOGS: &str = "logs";
 
@@ -51,12 +54,17 @@ impl DataDir {
 
     /// The log of facts about workers.
     pub fn fleet(&self) -> PathBuf {
-        self.path.join("fleet.db")
+        self.path.join(FLEET)
     }
 
     /// The artifact store's directory.
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")
+    }
+
+    /// Which files belong to which data set.
+    pub fn datasets(&self) -> PathBuf {
+        self.path.join("datasets")
     }
 
     /// What trainers wrote.

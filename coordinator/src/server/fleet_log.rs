@@ -11,12 +11,16 @@ use rusqlite::{Connection, params, types::Type};
 
 use super::store::StoreError;
 
+/// What this release writes, as the database's `user_version`. The first release wrote the same table and no number.
+const VERSION: u32 = 1;
+
 const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS fleet_events (
     id INTEGER PRIMARY KEY,
     time_ms INTEGER NOT NULL,
     json TEXT NOT NULL
 );
+PRAGMA user_version = 1;
 ";
 
 /// The log. Cheap to clone.
@@ -29,13 +33,20 @@ impl FleetLog {
     /// Opens the log, making it where it is missing.
     ///
     /// # Errors
-    /// A file that cannot be opened or written.
+    /// A file that cannot be opened or written, or is of a newer schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path).map_err(failed("open the fleet's log"))?;
+        let connection = Connection::open(path).map_err(StoreError::sqlite("open the fleet's log"))?;
+        // Before anything is changed: a newer log stays as it is.
+        let found = connection
+            .query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0))
+            .map_err(StoreError::sqlite("read the fleet's log"))?;
+        if found > VERSION {
+            return Err(StoreError::Schema { found, known: VERSION });
+        }
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-            .and_then(|()| connection.execute_batch(TABLE))
-            .map_err(failed("set up the fleet's log"))?;
+            .and_then(|()| connection.execute_batch(&format!("BEGIN; {TABLE} COMMIT;")))
+            .map_err(StoreError::sqlite("set up the fleet's log"))?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -55,7 +66,7 @@ impl FleetLog {
             })
             .collect::<Result<_, _>>()
         };
-        read().map_err(failed("read the fleet's log"))
+        read().map_err(StoreError::sqlite("read the fleet's log"))
     }
 
     /// Stores facts in order, all or none; they are safe on disk when this returns.
@@ -65,7 +76,7 @@ impl FleetLog {
     pub async fn append(&self, time_ms: u64, events: Vec<FleetEvent>) -> Result<(), StoreError> {
         let log = self.clone();
         let written = tokio::task::spawn_blocking(move || log.write(time_ms, &events)).await;
-        written.map_err(|_| StoreError::Ended)?.map_err(failed("write the fleet's log"))
+        written.map_err(|_| StoreError::Ended)?.map_err(StoreError::sqlite("write the fleet's log"))
     }
 
     fn write(&self, time_ms: u64, events: &[FleetEvent]) -> rusqlite::Result<()> {
@@ -83,10 +94,6 @@ impl FleetLog {
     }
 }
 
-fn failed(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |source| StoreError::Sqlite { doing, source }
-}
-
 #[cfg(test)]
 mod tests {
     use mtinet_domain::WorkerId;
@@ -99,11 +106,26 @@ mod tests {
         let path = dir.path().join("fleet.db");
         let worker = WorkerId("w".into());
         let drained = FleetEvent::WorkerDrained { worker: worker.clone(), by: Some("ada".into()) };
-        let aside = FleetEvent::WorkerSetAside { worker, reason: "no data set".into() };
+        let aside = FleetEvent::WorkerSetAside { worker, reason: "no data set".into(), name: None };
         let log = FleetLog::open(&path).unwrap();
         log.append(1, vec![drained.clone()]).await.unwrap();
         log.append(2, vec![aside.clone()]).await.unwrap();
         drop(log);
         assert_eq!(FleetLog::open(&path).unwrap().events().unwrap(), [drained, aside]);
+    }
+
+    #[test]
+    fn a_log_of_a_newer_mtinet_is_refused_and_one_without_a_number_is_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.db");
+        drop(FleetLog::open(&path).unwrap());
+        let set = |version: u32| {
+            Connection::open(&path).unwrap().pragma_update(None, "user_version", version).unwrap();
+        };
+        set(0);
+        FleetLog::open(&path).unwrap();
+        set(VERSION + 1);
+        let error = FleetLog::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Schema { found, known } if found == known + 1), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mtinet_core::CoreConfig;
 
 use super::auth::AccessOptions;
+use super::room::UploadLimits;
 
 /// How a coordinator is set up. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct ServerOptions {
     pub adoption_grace_ms: u64,
     /// A cancelled attempt has this long to end at a step boundary.
     pub cancel_grace_ms: u32,
+    /// What files may be stored.
+    pub uploads: UploadLimits,
     /// Who may reach it, and how.
     pub access: AccessOptions,
 }
@@ -34,6 +37,7 @@ impl ServerOptions {
             heartbeat_ms: 500,
             adoption_grace_ms: core.adoption_grace_ms,
             cancel_grace_ms: core.cancel_grace_ms,
+            uploads: UploadLimits::default(),
             access: AccessOptions::default(),
         }
     }

@@ -13,15 +13,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::artifacts::Artifacts;
-use super::auth::{Access, AuthService, GateLayer, MadeToken};
+use super::auth::{Access, AuthService, GateLayer, MadeToken, Quotas};
 use super::data_dir::DataDir;
+use super::datasets::Datasets;
 use super::driver::{self, Driver};
 use super::error::ServerError;
 use super::fleet_log::FleetLog;
 use super::logs::Logs;
 use super::metrics::{Export, Metrics};
 use super::options::ServerOptions;
-use super::services::{ClientService, WorkerService};
+use super::questions::Questions;
+use super::services::{ClientService, DataService, WorkerService};
 use super::store::{self, Reader};
 use super::sweep;
 use super::usage::FleetUsage;
@@ -84,7 +86,8 @@ pub async fn serve_and_tell(
     let listen = listener.local_addr().map_err(ServerError::Listener)?;
     let access = Arc::new(Access::open(&options.data_dir, listen, &options.access)?);
     let (writer, reader) = store::open(&dir.database())?;
-    let artifacts = Artifacts::local(&dir.artifacts())?;
+    let artifacts = Artifacts::local(&dir.artifacts(), options.uploads)?;
+    let datasets = Datasets::open(&dir.datasets(), artifacts.clone())?;
     let fleet = FleetLog::open(&dir.fleet())?;
     let metrics = Metrics::new(artifacts.traffic());
     let core = replay(&options, &reader, &fleet, &metrics).await?;
@@ -94,10 +97,20 @@ pub async fn serve_and_tell(
     let Driver { handle, mut task } =
         driver::spawn(core, writer, fleet, artifacts.clone(), metrics.clone(), stop.clone());
     let export = Export { metrics, driver: handle.clone(), artifacts: artifacts.clone() };
-    tokio::spawn(sweep::run(artifacts.clone(), handle.clone(), stop.clone()));
+    tokio::spawn(sweep::run(artifacts.clone(), datasets.clone(), handle.clone(), stop.clone()));
     let (usage, logs) = (FleetUsage::default(), Logs::new(dir.logs()));
-    let worker = WorkerService::new(handle.clone(), artifacts.clone(), logs.clone(), usage.clone(), &options);
-    let client = ClientService::new(handle, artifacts, reader, logs, usage);
+    let quotas = Arc::new(Quotas::new(options.access.quotas));
+    let data = DataService { datasets, questions: Questions::default(), driver: handle.clone() };
+    let worker = WorkerService::new(
+        handle.clone(),
+        artifacts.clone(),
+        data.clone(),
+        logs.clone(),
+        usage.clone(),
+        Arc::clone(&quotas),
+        &options,
+    );
+    let client = ClientService::new(handle, artifacts, data, reader, logs, usage, quotas);
     let (health, health_service) = tonic_health::server::health_reporter();
     let (worker, client) = (net::worker_server(worker), net::client_server(client));
     mark_serving(&health, &worker, &client).await;

@@ -1,16 +1,19 @@
 //! Removes what the artifact store holds and nothing refers to: files of attempts that were over before their report
 //! came, checkpoints of trials that will never go on, what an interrupted upload left.
 //!
-//! Mark and sweep: the scheduler's references are the mark. A file younger than [`AGE`], or than an attempt that runs,
+//! Mark and sweep: the scheduler's references are the mark, and the data sets that studies name. A file younger than [`AGE`], or than an attempt that runs,
 //! stays, because its report may be on the way: the results of a trial are reported when the last of them is stored. And a
 //! coordinator that found running attempts in its log waits that long before the first sweep, because agents that were
 //! away may yet report what they stored long ago.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mtinet_core::Core;
 use tokio_util::sync::CancellationToken;
 
 use super::artifacts::Artifacts;
+use super::datasets::Datasets;
 use super::driver::Handle;
 
 /// A file that nothing refers to is kept this long.
@@ -32,7 +35,7 @@ pub struct Swept {
 }
 
 /// Sweeps now and then until `stop`. At once where no attempt runs: then nobody can report a file any more.
-pub async fn run(artifacts: Artifacts, driver: Handle, stop: CancellationToken) {
+pub async fn run(artifacts: Artifacts, datasets: Datasets, driver: Handle, stop: CancellationToken) {
     // Nothing that is stored from here on is looked at in the first sweep. Files carry the time of the last clock tick.
     let began = SystemTime::now() - TICK;
     let (mut pause, mut guard) = match driver.look(|core, _| core.is_running_any()).await {
@@ -48,7 +51,7 @@ pub async fn run(artifacts: Artifacts, driver: Handle, stop: CancellationToken) 
         let Ok(oldest) = driver.look(|core, _| core.oldest_attempt_ms()).await else { return };
         let oldest = oldest.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
         let before = limit(guard.map_or(began, |age| SystemTime::now() - age), oldest);
-        match sweep(&artifacts, &driver, before).await {
+        match sweep(&artifacts, &datasets, &driver, before).await {
             Ok(Swept { files: 0, .. }) => {}
             Ok(Swept { files, bytes }) => {
                 tracing::info!(files, bytes, "removed artifacts that nothing refers to");
@@ -70,16 +73,26 @@ fn limit(before: SystemTime, oldest_attempt: Option<SystemTime>) -> SystemTime {
 /// A store that does not answer, a driver that ended.
 pub async fn sweep(
     artifacts: &Artifacts,
+    datasets: &Datasets,
     driver: &Handle,
     before: SystemTime,
 ) -> Result<Swept, tonic::Status> {
     let listed = artifacts.stored_before(before).await?;
     // Asked after listing: what is not referred to by now was listed before anybody could begin to.
     let hashes: Vec<String> = listed.iter().map(|file| file.hash.clone()).collect();
-    let needed: Vec<bool> =
-        driver.look(move |core, _| hashes.iter().map(|hash| core.refers_to(hash)).collect()).await?;
+    let look = move |core: &Core, _| -> (Vec<bool>, BTreeSet<String>) {
+        let needed = hashes.iter().map(|hash| core.refers_to(hash)).collect();
+        (needed, core.studies().map(|study| study.dataset.hash.clone()).collect())
+    };
+    let (needed, named) = driver.look(look).await?;
+    datasets.forget(&named, SystemTime::now());
     let mut swept = Swept::default();
     for (file, _) in listed.iter().zip(needed).filter(|(_, needed)| !needed) {
+        // Whoever offers a data set relies on the files that it is told to be here.
+        let _nobody_looks = datasets.looking.write().await;
+        if datasets.refers_to(&file.hash) {
+            continue;
+        }
         if artifacts.remove_unchanged(file).await? {
             tracing::debug!(artifact = file.hash, bytes = file.bytes, "removed");
             swept.files += 1;

@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod nifti_io;
 mod parallel;
 pub mod phantom;
+pub mod portable;
 pub mod preprocess;
 mod volumes;
 
@@ -37,5 +38,6 @@ pub use manifest::{Case, Dataset, DatasetHeader, HEALTHY, PHASES};
 pub use nifti_io::Volume;
 pub use parallel::Progress;
 pub use phantom::PhantomOptions;
+pub use portable::PortableDataset;
 pub use preprocess::{PlaneTransform, PreprocessOptions, Spacing};
 pub use volumes::CaseVolumes;

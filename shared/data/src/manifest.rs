@@ -316,6 +316,12 @@ impl Dataset {
         if hash == expected { Ok(volume) } else { Err(DataError::Changed { case: case.case.clone(), path }) }
     }
 
+    /// What opening a data set checks of its manifest.
+    pub(crate) fn validate(&self) -> Result<()> {
+        validate_header(&self.dir.join("dataset.toml"), &self.header)?;
+        self.validate_cases()
+    }
+
     fn validate_cases(&self) -> Result<()> {
         let path = self.dir.join("cases.jsonl");
         let mut seen = BTreeSet::new();
@@ -350,7 +356,10 @@ impl Dataset {
 }
 
 /// BLAKE3 of a file, hex, read in pieces.
-pub(crate) fn hash_file(path: &Path) -> Result<String> {
+///
+/// # Errors
+/// [`DataError::Io`] when it cannot be read.
+pub fn hash_file(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let file = std::fs::File::open(path).map_err(DataError::io("read", path))?;
     hasher.update_reader(file).map_err(DataError::io("read", path))?;

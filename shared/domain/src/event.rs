@@ -197,6 +197,22 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     },
+    /// A person paused one trial; its attempt, where it has one, is asked to save and stop.
+    TrialPaused {
+        /// The trial.
+        trial: TrialKey,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A person let a paused trial go on.
+    TrialResumed {
+        /// The trial.
+        trial: TrialKey,
+        /// Who asked, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
     /// A person had trials that failed or were cancelled tried again, from their last checkpoints and with their
     /// failures forgotten. A study that was over goes on.
     TrialsRetried {
@@ -252,8 +268,26 @@ pub struct MetricRecord {
     pub epoch: u32,
     /// Seconds of training so far, over all attempts that this one builds on.
     pub train_seconds: f64,
-    /// Values by name: losses without unit, `dsc`, `iou` and `accuracy` in percent, `mae` in raw intensity.
+    /// Values by name: losses without unit, `dsc`, `iou` and `accuracy` in percent, `mae` in raw intensity, and [`SPEED`].
     pub values: BTreeMap<String, f64>,
+}
+
+/// Values that say how fast a training goes: seconds of a step, the share of them (0 to 1) that rank 0 waited for samples,
+/// and samples a second over all ranks. An epoch has their means; of steps one has them every minute.
+pub const SPEED: [&str; 3] = ["step_seconds", "data_wait", "samples_per_second"];
+
+/// The value of an epoch that says how much of its CUDA device's memory rank 0's tensors held at most, in bytes, with what is
+/// kept for the next ones.
+pub const DEVICE_MEMORY: &str = "device_memory_bytes";
+
+impl MetricRecord {
+    /// The same without what differs between two runs of the same computation.
+    #[must_use]
+    pub fn without_time(mut self) -> Self {
+        self.train_seconds = 0.0;
+        self.values.retain(|name, _| !SPEED.contains(&name.as_str()) && name != DEVICE_MEMORY);
+        self
+    }
 }
 
 /// What the values of a [`MetricRecord`] are about.
@@ -289,6 +323,8 @@ impl Event {
             Self::StudyResumed { .. } => "study_resumed",
             Self::TrialCancelled { .. } => "trial_cancelled",
             Self::TrialsRetried { .. } => "trials_retried",
+            Self::TrialPaused { .. } => "trial_paused",
+            Self::TrialResumed { .. } => "trial_resumed",
         }
     }
 
@@ -305,7 +341,9 @@ impl Event {
             | Self::AttemptStopping { trial, .. }
             | Self::AttemptEnded { trial, .. }
             | Self::TrialFailed { trial, .. }
-            | Self::TrialCancelled { trial, .. } => Some(*trial),
+            | Self::TrialCancelled { trial, .. }
+            | Self::TrialPaused { trial, .. }
+            | Self::TrialResumed { trial, .. } => Some(*trial),
             Self::StudySubmitted { .. }
             | Self::StudyCancelled { .. }
             | Self::StudyFinished { .. }
@@ -334,6 +372,8 @@ impl Event {
             | Self::StudyPaused { .. }
             | Self::StudyResumed { .. }
             | Self::TrialCancelled { .. }
+            | Self::TrialPaused { .. }
+            | Self::TrialResumed { .. }
             | Self::TrialsRetried { .. } => None,
         }
     }

@@ -1,7 +1,8 @@
 //! Immutable facts about workers that are no study's: who is drained, who is set aside.
 //!
 //! They are stored as JSON like [`crate::event`]s and are readable forever, in a log of their own: no study's events
-//! depend on them. A worker is one agent process, so a new process of the same machine starts with a clean record.
+//! depend on them. A worker is one agent process. A new process of a machine that was set aside is set aside at once, in
+//! the place of the one before it; a drain is over with the process that it was for.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub enum FleetEvent {
         worker: WorkerId,
         /// What kept failing, in words.
         reason: String,
+        /// The name of its machine, by which the next agent there is recognised.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
     },
     /// A worker that was set aside gets trials again.
     WorkerReadmitted {
@@ -41,6 +45,11 @@ pub enum FleetEvent {
         /// Who asked; absent where what failed there turned out to fail elsewhere too.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
+    },
+    /// The worker is gone for good, or another one has taken its place: nothing is remembered of it.
+    WorkerForgotten {
+        /// The worker.
+        worker: WorkerId,
     },
 }
 
@@ -51,7 +60,8 @@ impl FleetEvent {
             Self::WorkerDrained { worker, .. }
             | Self::WorkerUndrained { worker, .. }
             | Self::WorkerSetAside { worker, .. }
-            | Self::WorkerReadmitted { worker, .. } => worker,
+            | Self::WorkerReadmitted { worker, .. }
+            | Self::WorkerForgotten { worker } => worker,
         }
     }
 }
@@ -66,6 +76,9 @@ mod tests {
         let event: FleetEvent = serde_json::from_str(drained).unwrap();
         assert_eq!(event, FleetEvent::WorkerDrained { worker: WorkerId("w1".into()), by: None });
         assert_eq!(serde_json::to_string(&event).unwrap(), drained);
+        let aside = r#"{"type":"worker_set_aside","worker":"w1","reason":"no data"}"#;
+        let event: FleetEvent = serde_json::from_str(aside).unwrap();
+        assert_eq!(serde_json::to_string(&event).unwrap(), aside, "the first release wrote no name");
         let event = FleetEvent::WorkerReadmitted { worker: WorkerId("w1".into()), by: Some("ada".into()) };
         let json = serde_json::to_string(&event).unwrap();
         assert_eq!(serde_json::from_str::<FleetEvent>(&json).unwrap(), event);

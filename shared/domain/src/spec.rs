@@ -115,6 +115,10 @@ pub struct TrainConfig {
     pub precision: Precision,
     /// The same bits every time on one kind of device and number of ranks.
     pub deterministic: bool,
+    /// On CUDA, records a step and starts it as one graph. Left out of the stored form where off, so that the hashes of
+    /// such specs stay what they were.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cuda_graphs: bool,
     /// Weights of the loss terms.
     pub loss: LossWeights,
     /// Clips the norm of the generator's gradient; off where absent.
@@ -141,6 +145,7 @@ impl Default for TrainConfig {
             image_size: 256,
             precision: Precision::Fp32,
             deterministic: true,
+            cuda_graphs: false,
             loss: LossWeights::default(),
             grad_clip: None,
             adv_warmup_epochs: 0,
@@ -191,6 +196,8 @@ pub enum Precision {
     /// IEEE single precision throughout.
     #[default]
     Fp32,
+    /// Single precision whose products are rounded to TensorFloat-32 on CUDA devices from Ampere on; elsewhere as `Fp32`.
+    Tf32,
     /// Autocast to bfloat16; weights and optimiser state stay in single precision.
     Bf16,
     /// bfloat16 where the processors of all ranks multiply it (AVX-512 BF16, AMX, CUDA from Ampere on), else single precision.
@@ -312,7 +319,7 @@ impl Default for Retry {
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Longest training time that a fault may cost. A checkpoint is also written at each epoch's end, but not
-    /// more often than a tenth of this.
+    /// more often than a tenth of this, nor where writing would take more than half a percent of the time.
     pub every: Seconds,
     /// Additionally after every so many steps.
     pub every_steps: Option<u64>,

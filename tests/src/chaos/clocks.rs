@@ -45,7 +45,7 @@ fn assert_durations(events: &[Recorded], took: std::time::Duration) {
 
 fn coordinator(report: &mut Report) -> Outcome {
     let study = Study { steps: 300, ..Study::solo() };
-    let mut clock = Clock::new().map_err(Skipped)?;
+    let mut clock = Clock::new().map_err(Skipped::Rights)?;
     let scene = Scene::with(|host| clock.at(Place::on(host)));
     let _worker = scene.worker("a");
     let start = Instant::now();
@@ -70,7 +70,7 @@ fn coordinator(report: &mut Report) -> Outcome {
 
 fn agent(report: &mut Report) -> Outcome {
     let study = Study::solo();
-    let mut clock = Clock::new().map_err(Skipped)?;
+    let mut clock = Clock::new().map_err(Skipped::Rights)?;
     let scene = Scene::new();
     let _worker = scene.worker_at(clock.at(Place::on(&scene.hosts.host("a"))), "a");
     let start = Instant::now();

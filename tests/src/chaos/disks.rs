@@ -31,7 +31,7 @@ const MIB: u32 = 96;
 
 fn agent(report: &mut Report) -> Outcome {
     let study = Study::solo();
-    let mut disk = Disk::new(MIB).map_err(Skipped)?;
+    let mut disk = Disk::new(MIB).map_err(Skipped::Rights)?;
     let scene = Scene::new();
     let place = Place { dir: Some(disk.path()), ..Place::on(&scene.hosts.host("a")) };
     let _worker = scene.worker_at(place, "a");
@@ -54,7 +54,7 @@ fn agent(report: &mut Report) -> Outcome {
 
 fn coordinator(report: &mut Report) -> Outcome {
     let study = Study::solo();
-    let mut disk = Disk::new(MIB).map_err(Skipped)?;
+    let mut disk = Disk::new(MIB).map_err(Skipped::Rights)?;
     let mut scene = Scene::with(|host| Place { dir: Some(disk.path()), ..Place::on(host) });
     let worker = scene.worker("a");
     let id = scene.cluster.submit(&study.file());

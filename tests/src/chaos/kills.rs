@@ -1,5 +1,7 @@
 //! Processes that end without a word.
 
+use std::path::{Path, PathBuf};
+
 use mtinet_domain::event::Event;
 use mtinet_domain::trial::{AttemptEnd, ProcessExit};
 
@@ -19,7 +21,7 @@ pub const TRAINER: Case = Case {
 /// The agent of one rank of a gang.
 pub const AGENT: Case = Case {
     name: "kill-agent",
-    what: "SIGKILL of the agent of rank 1 of a gang on two hosts; a third worker takes over",
+    what: "SIGKILL of the agent of rank 1 of a gang on two hosts; a third worker takes over, the next agent tidies up",
     short: true,
     run: agent,
 };
@@ -86,8 +88,23 @@ fn agent(report: &mut Report) -> Outcome {
     assert!(!is_alive(orphans[0]), "the trainer outlived its agent");
     study.assert_undisturbed(&events);
     measure_loss(report, &events, fault, before);
-    drop(place);
+    let left = rank_dirs(&scene.cluster.work_dir(&place, &name));
+    assert_eq!(left.len(), 1, "a killed agent cannot remove what its trainer left");
+    let _again = scene.worker_at(place, &name);
+    scene.wait("the next agent to remove what the killed one's trainer left", || !left[0].exists());
     Ok(())
+}
+
+/// The directories of ranks under an agent's work directory.
+fn rank_dirs(work_dir: &Path) -> Vec<PathBuf> {
+    let mut dirs = vec![work_dir.to_owned()];
+    // Of studies, trials, attempts and ranks.
+    for prefix in ["study-", "", "", "rank"] {
+        let entries = dirs.iter().flat_map(std::fs::read_dir).flatten().flatten();
+        let wanted = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+        dirs = wanted.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    }
+    dirs
 }
 
 fn coordinator(report: &mut Report) -> Outcome {

@@ -3,6 +3,7 @@
 //!
 //! `mtinet-chaos` runs them by name; the tests run the short ones. A case that this machine cannot have says why.
 
+mod certificates;
 mod checkpoints;
 mod clocks;
 mod disks;
@@ -10,6 +11,7 @@ mod kills;
 mod links;
 mod memory;
 mod random;
+mod saving;
 mod scene;
 mod stops;
 
@@ -33,9 +35,38 @@ pub struct Case {
 /// How a case ends that does not panic.
 type Outcome = Result<(), Skipped>;
 
-/// This machine cannot have the case, for this reason.
+/// This machine cannot have the case, for the reason told.
 #[derive(Debug)]
-pub struct Skipped(pub String);
+pub enum Skipped {
+    /// It takes rights to mount and to make networks, or a program that is missing.
+    Rights(String),
+    /// The kernel refuses it to everyone.
+    Kernel(String),
+}
+
+impl Skipped {
+    /// Whether nobody can be blamed for it: who has the rights must have the case.
+    pub fn is_excused(&self) -> bool {
+        matches!(self, Self::Kernel(_)) || !may_administer()
+    }
+}
+
+impl Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Rights(reason) | Self::Kernel(reason)) = self;
+        f.write_str(reason)
+    }
+}
+
+/// Whether this process may mount and make networks: root of a container often may not.
+fn may_administer() -> bool {
+    /// `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`.
+    const NEEDED: u64 = 1 << 12 | 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok());
+    held.is_some_and(|held| held & NEEDED == NEEDED)
+}
 
 /// What a case has seen.
 #[derive(Debug)]
@@ -72,7 +103,9 @@ pub const CASES: &[Case] = &[
     clocks::COORDINATOR,
     clocks::AGENT,
     memory::TRAINER,
+    certificates::EXPIRY,
     random::KILLS,
+    saving::KILLS,
 ];
 
 /// The case of this name.

@@ -42,7 +42,7 @@ impl Scene {
         let scene = Self::new();
         match scene.hosts.without_links() {
             None => Ok(scene),
-            Some(reason) => Err(Skipped(reason.to_owned())),
+            Some(reason) => Err(Skipped::Rights(reason.to_owned())),
         }
     }
 

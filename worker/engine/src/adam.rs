@@ -93,6 +93,11 @@ impl Adam {
         state
     }
 
+    /// First moments, second moments and counts of updates, parameter by parameter.
+    pub(crate) fn moments(&self) -> [Vec<Tensor>; 3] {
+        [0, 1, 2].map(|kind| self.parameters.iter().map(|p| p.tensors()[kind].shallow_clone()).collect())
+    }
+
     fn gradients(&self) -> Vec<Tensor> {
         self.parameters.iter().map(|p| p.value.grad()).filter(Tensor::defined).collect()
     }

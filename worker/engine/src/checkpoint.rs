@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mtinet_domain::TrialKey;
 use mtinet_domain::trial::ArtifactRef;
@@ -46,6 +47,24 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The key of [`CheckpointMeta`] among the file's metadata.
 const META_KEY: &str = "mtinet";
+
+/// At epoch ends writing may take this share of the time: one part in so many.
+const WORTH: u32 = 200;
+
+/// Bytes a second that a checkpoint is taken to be written with before one was.
+const ASSUMED_RATE: f64 = 200e6;
+
+/// What writing these tensors may take.
+pub(crate) fn expected_cost(tensors: &[(String, Tensor)]) -> Duration {
+    let elements: usize = tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
+    Duration::from_secs_f64(4.0 * elements as f64 / ASSUMED_RATE)
+}
+
+/// Whether an epoch that ends `elapsed` after the last checkpoint, which took `cost` to write, leaves one. It bounds
+/// nothing, as `every` does that, so it must not slow down a large network with short epochs.
+pub(crate) fn worth_at_epoch_end(elapsed: Duration, every: Duration, cost: Duration) -> bool {
+    elapsed >= every / 10 && elapsed >= cost * WORTH
+}
 
 /// Writes a checkpoint into `dir`: to a temporary file first, synchronised, renamed, and the directory synchronised.
 pub(crate) fn write(
@@ -154,6 +173,19 @@ mod tests {
             ("a".into(), Tensor::full([2, 3], value, (Kind::Float, Device::Cpu))),
             ("b".into(), Tensor::full([0_i64; 0], value, (Kind::Float, Device::Cpu))),
         ]
+    }
+
+    #[test]
+    fn an_epoch_s_end_leaves_a_checkpoint_where_that_is_cheap() {
+        let every = Duration::from_secs(60);
+        let worth = |elapsed, cost| {
+            worth_at_epoch_end(Duration::from_secs(elapsed), every, Duration::from_millis(cost))
+        };
+        assert!(worth(6, 0) && !worth(5, 0), "a tenth of the longest time without one");
+        assert!(worth(20, 100) && !worth(19, 100));
+        assert!(!worth(59, 400), "a large network keeps to the longest time");
+        let large = [("w".to_owned(), Tensor::zeros([5_000_000], (Kind::Float, Device::Cpu)))];
+        assert_eq!(expected_cost(&large), Duration::from_millis(100));
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! The slices of a trial: training and held-out, as batches of tensors.
+//!
+//! On the CPU they are read from the mapped cache. On a CUDA device they lie there ([`Resident`]) where they fit; else each
+//! batch is made on the host and copied from pinned memory, which nobody waits for. A batch has the same bits either way.
 
+use std::fs::File;
 use std::path::Path;
 
 use mtinet_data::{Dataset, PreprocessOptions, Progress, SliceCache, Spacing};
 use mtinet_domain::evaluation::ReferenceLines;
 use mtinet_domain::spec::StudySpec;
 use mtinet_models::losses::Targets;
+use mtinet_torch_ext::map_file;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use tch::{Device, Kind, Tensor};
 
 use crate::EngineError;
+use crate::resident::{Resident, upload};
 
 /// All slices of the data set, memory-mapped, and which of them train and which are held out in one fold.
 pub struct FoldData {
@@ -26,6 +33,9 @@ pub struct FoldData {
     curves: Tensor,
     /// Classes [n]; 0 where there is no tumour.
     classes: Tensor,
+    /// The files behind images and masks, and the bytes of a slice in each.
+    files: [(File, i64); 2],
+    resident: Option<Resident>,
 }
 
 /// Some slices, on the device.
@@ -41,6 +51,29 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn targets(&self) -> Targets<'_> {
         Targets { mask: &self.mask, curve: &self.curve, class: &self.class, tumour: &self.tumour }
+    }
+
+    /// Slices, and how many of them have a tumour: known without waiting for the device.
+    pub(crate) fn rows(&self) -> (i64, i64) {
+        (self.x.size()[0], self.tumour.size()[0])
+    }
+
+    /// The same in memory of its own.
+    pub(crate) fn duplicate(&self) -> Self {
+        let [x, mask, curve, class, tumour] = self.tensors().map(Tensor::copy);
+        Self { x, mask, curve, class, tumour }
+    }
+
+    /// Takes over the values of a batch with as many rows of each kind.
+    pub(crate) fn overwrite(&self, other: &Self) -> Result<(), EngineError> {
+        for (mine, theirs) in self.tensors().into_iter().zip(other.tensors()) {
+            mine.shallow_clone().f_copy_(theirs)?;
+        }
+        Ok(())
+    }
+
+    fn tensors(&self) -> [&Tensor; 5] {
+        [&self.x, &self.mask, &self.curve, &self.class, &self.tumour]
     }
 }
 
@@ -76,15 +109,13 @@ impl FoldData {
             )));
         }
         let (n, phases, size) = (cache.len() as i64, cache.phases().len() as i64, cache.image_size() as i64);
-        let map = |path: &Path, shape: &[i64], kind| -> Result<Tensor, EngineError> {
-            let elements = shape.iter().product::<i64>();
-            let path =
-                path.to_str().ok_or_else(|| EngineError::Fold(format!("{} is not UTF-8", path.display())))?;
-            Ok(Tensor::f_from_file(path, false, elements, (kind, Device::Cpu))?.f_view(shape)?)
-        };
-        let images = map(&cache.images_path(), &[n, phases, size, size], Kind::Float)?;
-        let masks = map(&cache.masks_path(), &[n, 1, size, size], Kind::Uint8)?;
+        let images = map_file(&cache.images_path(), &[n, phases, size, size], Kind::Float)?;
+        let masks = map_file(&cache.masks_path(), &[n, 1, size, size], Kind::Uint8)?;
         let (curves, classes) = targets(&cache, mean, std)?;
+        let file = |path: &Path| File::open(path).map_err(EngineError::file(path));
+        let pixels = size * size;
+        let files =
+            [(file(&cache.images_path())?, phases * pixels * 4), (file(&cache.masks_path())?, pixels)];
         Ok(Self {
             dataset,
             train: view.train,
@@ -95,8 +126,51 @@ impl FoldData {
             masks,
             curves,
             classes,
+            files,
+            resident: None,
             cache,
         })
+    }
+
+    /// Brings all slices onto a CUDA device where they fit into `share` of its free memory; elsewhere nothing changes. Says
+    /// in the log what became of it.
+    pub(crate) fn settle(&mut self, device: Device, share: f64) -> Result<(), EngineError> {
+        if !device.is_cuda() {
+            return Ok(());
+        }
+        let free = mtinet_torch_ext::device_memory(device)?.free;
+        let bytes =
+            self.files.iter().map(|(_, bytes)| bytes.unsigned_abs()).sum::<u64>() * self.cache.len() as u64;
+        let (bytes_gb, free_gb) = (bytes as f64 / 1e9, free as f64 / 1e9);
+        if bytes as f64 > share * free as f64 {
+            tracing::info!(
+                "the slices ({bytes_gb:.2} GB) stay on the host: {free_gb:.1} GB of {device:?} are free"
+            );
+            return Ok(());
+        }
+        self.resident = Some(Resident::new(
+            &self.images,
+            &self.masks,
+            [&self.curves, &self.classes],
+            self.normalisation(),
+            device,
+        )?);
+        tracing::info!("the slices ({bytes_gb:.2} GB) lie on {device:?}, of which {free_gb:.1} GB were free");
+        Ok(())
+    }
+
+    /// Has the system read these slices ahead of [`FoldData::batch`], where they are not in memory. Waits for nothing.
+    pub(crate) fn will_need(&self, slices: impl IntoIterator<Item = usize>) {
+        if self.resident.is_some() {
+            return;
+        }
+        for slice in slices {
+            for (file, bytes) in &self.files {
+                let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+                // A file system that does not know of it reads the slices when they are used.
+                let _ = posix_fadvise(file, slice as i64 * bytes, *bytes, advice);
+            }
+        }
     }
 
     /// Indices of the training slices.
@@ -135,13 +209,18 @@ impl FoldData {
         let rows = Tensor::f_from_slice(&indices)?;
         let tumour: Vec<i64> =
             (0_i64..).zip(slices).filter(|&(_, &slice)| self.has_tumour(slice)).map(|(row, _)| row).collect();
+        let tumour = upload(&Tensor::f_from_slice(&tumour)?, device)?;
+        if let Some(resident) = self.resident.as_ref().filter(|resident| resident.device() == device) {
+            let [x, mask, curve, class] = resident.rows(&upload(&rows, device)?)?;
+            return Ok(Batch { x, mask: mask.to_kind(Kind::Float), curve, class, tumour });
+        }
         let x = normalised(&self.images.f_index_select(0, &rows)?, self.normalisation());
         Ok(Batch {
-            x: x.to_device(device),
-            mask: self.masks.f_index_select(0, &rows)?.to_device(device).to_kind(Kind::Float),
-            curve: self.curves.f_index_select(0, &rows)?.to_device(device),
-            class: self.classes.f_index_select(0, &rows)?.to_device(device),
-            tumour: Tensor::f_from_slice(&tumour)?.to_device(device),
+            x: upload(&x, device)?,
+            mask: upload(&self.masks.f_index_select(0, &rows)?, device)?.to_kind(Kind::Float),
+            curve: upload(&self.curves.f_index_select(0, &rows)?, device)?,
+            class: upload(&self.classes.f_index_select(0, &rows)?, device)?,
+            tumour,
         })
     }
 

@@ -52,6 +52,13 @@ impl Player {
         &self.buffers
     }
 
+    /// What a step changes: parameters and running statistics, then the optimizer's first moments, second moments and counts.
+    pub(crate) fn changing(&self) -> [Vec<Tensor>; 4] {
+        let weights = self.parameters.iter().chain(&self.buffers).map(Tensor::shallow_clone).collect();
+        let [first, second, counts] = self.adam.moments();
+        [weights, first, second, counts]
+    }
+
     /// A loss of zero that reaches every parameter: what a rank contributes that has nothing to learn from while
     /// others have.
     pub(crate) fn zero_loss(&self) -> Tensor {

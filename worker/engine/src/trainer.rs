@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mtinet_domain::evaluation::TrialEvaluation;
-use mtinet_domain::event::{MetricRecord, MetricScope};
+use mtinet_domain::event::{DEVICE_MEMORY, MetricRecord, MetricScope};
 use mtinet_domain::spec::Precision;
 use mtinet_domain::trial::ArtifactRef;
 use mtinet_domain::{StudySpec, TrialKey};
@@ -18,6 +18,7 @@ use crate::checkpoint::{self, CheckpointMeta};
 use crate::evaluate::{PredictedCase, evaluate, write_predictions};
 use crate::fold_data::FoldData;
 use crate::gang::Gang;
+use crate::graphs::Graphs;
 use crate::observer::{Finish, Observer, Results};
 use crate::pace::{Pace, Trace};
 use crate::player::Player;
@@ -39,6 +40,8 @@ pub struct Plan {
     pub work_dir: PathBuf,
     /// Where this rank writes a Chrome trace of its sixth to tenth step, if anywhere.
     pub trace: Option<PathBuf>,
+    /// Trainers that may run on a CUDA device beside this one, it included.
+    pub sharing: u32,
 }
 
 /// One rank of a trial.
@@ -63,10 +66,15 @@ struct Progress {
     epoch_sums: BTreeMap<String, (f64, u64)>,
     last_checkpoint: Instant,
     checkpoint_step: u64,
+    /// What writing the last one took, or the first one may take.
+    checkpoint_cost: Duration,
 }
 
 /// On a GPU, reading a loss waits for it; so it is read every so many steps.
 const CUDA_READ_EVERY: u64 = 10;
+
+/// Share of a CUDA device's free memory that slices may fill: the rest is for the network, whose needs are not known before.
+const RESIDENT_SHARE: f64 = 0.3;
 
 impl Trainer {
     /// Builds the trial's networks, freshly initialised and equal on all ranks.
@@ -74,7 +82,7 @@ impl Trainer {
     /// # Errors
     /// [`EngineError::Model`] for a network that cannot be built, [`EngineError::Fold`] where the ranks do not divide
     /// the replicas.
-    pub fn new(plan: Plan, data: FoldData, gang: Gang) -> Result<Self, EngineError> {
+    pub fn new(plan: Plan, mut data: FoldData, gang: Gang) -> Result<Self, EngineError> {
         let replicas = plan.spec.train.replicas as usize;
         if !replicas.is_multiple_of(gang.world_size()) {
             let ranks = gang.world_size();
@@ -85,6 +93,7 @@ impl Trainer {
         let sampler = Sampler::new(data.train().to_vec(), batch_size, replicas, seed, fold);
         let total_steps = plan.spec.train.total_steps(data.train().len());
         let game = game(&plan, &data, &gang, sampler.steps_per_epoch())?;
+        data.settle(plan.device, RESIDENT_SHARE / f64::from(plan.sharing.max(1)))?;
         let pace = Pace::new(plan.spec.train.effective_batch());
         let trace = Trace::new(plan.trace.clone());
         Ok(Self { plan, data, gang, game, sampler, total_steps, progress: Progress::start(), pace, trace })
@@ -100,6 +109,12 @@ impl Trainer {
         let phases = self.data.dataset().header.phases.len();
         let vs = &self.game.generator.vs;
         mtinet_models::initialise(vs, self.plan.trial.arm, phases, path).map_err(EngineError::Initial)
+    }
+
+    /// Has steps recorded by a stand-in.
+    #[cfg(test)]
+    pub(crate) fn record_with(&mut self, graphs: Graphs) {
+        self.game.graphs = Some(graphs);
     }
 
     /// Goes on from a checkpoint of the same trial; every rank does, with the same file.
@@ -162,10 +177,14 @@ impl Trainer {
     /// Whatever goes wrong; what was checkpointed before stays good.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Finish, EngineError> {
         self.gang.agree_on_step(self.progress.step, self.plan.device)?;
+        let _stream = self.game.graphs.as_ref().map(Graphs::stream).transpose()?.flatten();
         self.progress.since = Instant::now();
         self.progress.last_checkpoint = Instant::now();
+        self.progress.checkpoint_cost = checkpoint::expected_cost(&self.state());
         while self.progress.step < self.total_steps {
+            let since = Instant::now();
             let stop = self.train_step(observer)?;
+            self.pace.step(since.elapsed(), self.game.data_wait.take());
             // Also before a stop: what belongs to this epoch must neither be missing nor go into the next one.
             let epoch_ended = self.progress.step.is_multiple_of(self.sampler.steps_per_epoch());
             if epoch_ended {
@@ -179,7 +198,7 @@ impl Trainer {
                 self.checkpoint(observer)?;
             }
         }
-        self.pace.tell();
+        let _ = self.pace.tell();
         Ok(Finish::Done(self.finish(observer)?.map(Box::new)))
     }
 
@@ -188,10 +207,14 @@ impl Trainer {
         observer.working(self.progress.step + 1);
         self.trace.before_step()?;
         let slices = self.sampler.step(self.progress.step);
+        let next = self.next_slices();
         let stop = observer.stop_requested();
         let sums = self.game.step(&self.data, &self.gang, self.progress.step, &slices, stop)?;
         self.progress.step += 1;
-        self.pace.step(self.game.data_wait.take());
+        if let Some(next) = next.filter(|_| self.plan.device.is_cuda()) {
+            // The host is free while the device computes. On the CPU there is nobody to do it besides.
+            self.game.prepare(&self.data, &self.gang, self.progress.step, &next)?;
+        }
         let last = self.progress.step == self.total_steps;
         let due = self.progress.step.is_multiple_of(CUDA_READ_EVERY);
         // All ranks read at the same steps, so that all learn of a stop at the same step.
@@ -201,8 +224,19 @@ impl Trainer {
         self.report_step(&sums, observer)
     }
 
+    /// The slices of the step after this one, which the system reads from the disk meanwhile where it has to.
+    fn next_slices(&mut self) -> Option<Vec<Vec<usize>>> {
+        let next = self.progress.step + 1;
+        if next >= self.total_steps {
+            return None;
+        }
+        let slices = self.sampler.step(next);
+        self.data.will_need(slices[self.gang.replicas(slices.len())].iter().flatten().copied());
+        Some(slices)
+    }
+
     fn report_step(&mut self, sums: &StepSums, observer: &mut dyn Observer) -> Result<bool, EngineError> {
-        let StepReport { values, stop } = {
+        let StepReport { mut values, stop } = {
             let report = sums.read()?;
             report.check_finite(self.progress.step)?;
             report
@@ -212,6 +246,7 @@ impl Trainer {
             *sum += value;
             *count += 1;
         }
+        values.extend(self.pace.now_and_then());
         self.tell(MetricScope::Step, values, observer)?;
         Ok(stop)
     }
@@ -221,6 +256,11 @@ impl Trainer {
         let mut means: BTreeMap<String, f64> =
             sums.into_iter().map(|(name, (sum, count))| (name, sum / count as f64)).collect();
         means.insert("learning_rate".to_owned(), self.plan.spec.train.learning_rate);
+        means.extend(self.pace.end_epoch());
+        if self.plan.device.is_cuda() {
+            let memory = mtinet_torch_ext::device_memory(self.plan.device)?;
+            means.insert(DEVICE_MEMORY.to_owned(), memory.peak_reserved as f64);
+        }
         self.tell(MetricScope::Epoch, means, observer)?;
         let every = u64::from(self.plan.spec.train.eval_every);
         let done = self.progress.step == self.total_steps;
@@ -278,26 +318,28 @@ impl Trainer {
         Ok(Some(Results { evaluation, weights, predictions }))
     }
 
-    /// Time's up, or the epoch's end with some time gone; a rank other than 0 has none to write.
+    /// Time's up, or the epoch's end where one is cheap; a rank other than 0 has none to write.
     fn checkpoint_due(&self, epoch_ended: bool) -> bool {
         let config = &self.plan.spec.checkpoint;
         let step = self.progress.step;
         if self.gang.rank() != 0 || step == self.progress.checkpoint_step {
             return false;
         }
-        let elapsed = self.progress.last_checkpoint.elapsed();
+        let (elapsed, every) = (self.progress.last_checkpoint.elapsed(), config.every.as_duration());
         config.every_steps.is_some_and(|every| step.is_multiple_of(every))
-            || elapsed >= config.every.as_duration()
-            || (epoch_ended && elapsed >= config.every.as_duration() / 10)
+            || elapsed >= every
+            || (epoch_ended && checkpoint::worth_at_epoch_end(elapsed, every, self.progress.checkpoint_cost))
     }
 
     fn checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), EngineError> {
         if self.gang.rank() != 0 {
             return Ok(());
         }
+        let since = Instant::now();
         let file: CheckpointFile =
             checkpoint::write(&self.plan.work_dir.join("checkpoints"), &self.meta(), &self.state())?;
         self.progress.last_checkpoint = Instant::now();
+        self.progress.checkpoint_cost = since.elapsed();
         self.progress.checkpoint_step = self.progress.step;
         observer.checkpoint(file)
     }
@@ -361,6 +403,7 @@ impl Progress {
             epoch_sums: BTreeMap::new(),
             last_checkpoint: now,
             checkpoint_step: 0,
+            checkpoint_cost: Duration::ZERO,
         }
     }
 
@@ -398,13 +441,23 @@ fn game(plan: &Plan, data: &FoldData, gang: &Gang, steps_per_epoch: u64) -> Resu
         adversarial_from: u64::from(spec.train.adv_warmup_epochs) * steps_per_epoch,
     };
     let objective = Objective::new(trial.arm, &spec.model, spec.train.loss);
-    Ok(Game { network, generator, adversary, objective, recipe, data_wait: Cell::default() })
+    let graphs = Graphs::new(&spec.train, trial.arm, *device, gang);
+    Ok(Game {
+        network,
+        generator,
+        adversary,
+        objective,
+        recipe,
+        graphs,
+        ahead: None,
+        data_wait: Cell::default(),
+    })
 }
 
 /// Whether this trial computes in bfloat16; the same on all ranks, of which some may be on other processors.
 fn half(precision: Precision, device: Device, gang: &Gang) -> Result<bool, EngineError> {
     Ok(match precision {
-        Precision::Fp32 => false,
+        Precision::Fp32 | Precision::Tf32 => false,
         Precision::Bf16 => true,
         Precision::Auto => {
             let mine = u64::from(mtinet_torch_ext::multiplies_bf16(device));

@@ -184,10 +184,10 @@ fn or_panic(answer: mtinet_torch_ext::Result<Tensor>) -> Tensor {
     answer.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The same maps [N, C, H, W] with the channels of a pixel side by side, which is how convolutions on the CPU are fastest. They
-/// go on in the layout that they are given.
+/// The same maps [N, C, H, W] with the channels of a pixel side by side, which is how convolutions on the CPU are fastest, and
+/// how the tensor cores of a CUDA device take bfloat16. They go on in the layout that they are given.
 pub(crate) fn channels_last(x: &Tensor) -> Tensor {
-    if x.device() == Device::Cpu {
+    if x.device() == Device::Cpu || x.kind() == Kind::BFloat16 {
         x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
     } else {
         x.shallow_clone()

@@ -103,7 +103,7 @@ impl Objective {
         sum: &mut WeightedSum,
     ) -> [Option<Tensor>; 4] {
         let Self { weights: w, tim_mask, reg_reduce } = self;
-        let rows = |t: &Tensor| t.index_select(0, targets.tumour);
+        let rows = |t: &Tensor| rows(t, targets.tumour);
         let floats = |t: &Option<Tensor>| t.as_ref().map(|t| rows(t).to_kind(Kind::Float));
         let (curve, cls) = (floats(&outputs.curve), floats(&outputs.cls));
         let (true_curve, class) = (rows(targets.curve), rows(targets.class));
@@ -151,7 +151,7 @@ pub fn discriminator_loss(d: &Discriminator, outputs: &Outputs, targets: &Target
     if targets.tumour.size()[0] == 0 {
         return None;
     }
-    let rows = |t: &Tensor| t.detach().index_select(0, targets.tumour);
+    let rows = |t: &Tensor| rows(&t.detach(), targets.tumour);
     let (curve, truth) = (rows(curve).to_kind(Kind::Float), rows(targets.curve));
     let classes = smooth_one_hot(&rows(targets.class), cls.size()[1], d.real_smooth);
     // Both go through D as one batch: its layers are small, and each call costs more than what it computes.
@@ -170,6 +170,14 @@ pub fn discriminator_loss(d: &Discriminator, outputs: &Outputs, targets: &Target
 pub fn tim(mask_prob: &Tensor, x: &Tensor) -> Tensor {
     let inside = (mask_prob * x).sum_dim_intlist([2, 3].as_slice(), false, Kind::Float);
     inside / (mask_prob.sum_dim_intlist([2, 3].as_slice(), false, Kind::Float) + 1e-6)
+}
+
+/// The rows `indices` [T] of `t`.
+///
+/// On CUDA the gradient of `index_select` checks its indices once more where a study is deterministic, for which releases of
+/// libtorch waited for the device; that of `index` takes it from forward that they are good. On the CPU the former is faster.
+fn rows(t: &Tensor, indices: &Tensor) -> Tensor {
+    if t.device().is_cuda() { t.index(&[Some(indices)]) } else { t.index_select(0, indices) }
 }
 
 /// Sum of weight x term over the terms with a weight.

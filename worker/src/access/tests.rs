@@ -143,6 +143,7 @@ impl Auth for Fake {
 impl Worker for Fake {
     type SessionStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
     type GetArtifactStream = ReceiverStream<Result<v1::ArtifactChunk, Status>>;
+    type GetDatasetStream = ReceiverStream<Result<v1::ArtifactChunk, Status>>;
 
     async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         Err(Status::unimplemented("no part of this"))
@@ -173,6 +174,20 @@ impl Worker for Fake {
         &self,
         _: Request<v1::GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
+        Err(Status::unimplemented("no part of this"))
+    }
+
+    async fn get_dataset(
+        &self,
+        _: Request<v1::GetDatasetRequest>,
+    ) -> Result<Response<Self::GetDatasetStream>, Status> {
+        Err(Status::unimplemented("no part of this"))
+    }
+
+    async fn tell_dataset(
+        &self,
+        _: Request<v1::TellDatasetRequest>,
+    ) -> Result<Response<v1::TellDatasetResponse>, Status> {
         Err(Status::unimplemented("no part of this"))
     }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
-    Ack, Artifact, ArtifactChunk, Attempt, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest,
-    JoinResponse, PutArtifactRequest, PutLogRequest, PutLogResponse, Report, Welcome, WorkerMessage,
-    coordinator_message, put_artifact_request, report, worker_message,
+    Ack, Artifact, ArtifactChunk, Attempt, CoordinatorMessage, GetArtifactRequest, GetDatasetRequest, Hello,
+    JoinRequest, JoinResponse, PutArtifactRequest, PutLogRequest, PutLogResponse, Report, TellDatasetRequest,
+    TellDatasetResponse, Welcome, WorkerMessage, coordinator_message, put_artifact_request, report,
+    worker_message,
 };
 use mtinet_runtime::net;
 use mtinet_runtime::tls::{self, Limits, OpenConnections, Security};
@@ -51,6 +52,14 @@ pub struct Ledger {
     pub full: bool,
     /// Files that it did not take.
     pub refused: usize,
+    /// Lists of data sets' files by hash, and how often one was asked for.
+    pub datasets: HashMap<String, Vec<u8>>,
+    pub lists: usize,
+    /// Files that are yet to be given out damaged, and how often one was asked for.
+    pub spoil: usize,
+    pub gets: usize,
+    /// Answers to questions for data sets.
+    pub told: Vec<(u64, bool)>,
     /// The traces that files came with.
     pub traceparents: Vec<String>,
     /// It does not know the worker of the next session any more.
@@ -145,6 +154,7 @@ impl Service {
 impl Worker for Service {
     type SessionStream = UnboundedReceiverStream<Result<CoordinatorMessage, Status>>;
     type GetArtifactStream = Pin<Box<dyn Stream<Item = Result<ArtifactChunk, Status>> + Send>>;
+    type GetDatasetStream = Self::GetArtifactStream;
 
     async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         self.change(|ledger| {
@@ -212,10 +222,42 @@ impl Worker for Service {
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         let hash = request.into_inner().blake3;
         let content = self.ledger.lock().unwrap().artifacts.get(&hash).cloned();
-        let content = content.ok_or_else(|| Status::not_found("there is no such artifact"))?;
+        let mut content = content.ok_or_else(|| Status::not_found("there is no such artifact"))?;
+        self.change(|ledger| {
+            ledger.gets += 1;
+            if ledger.spoil > 0 {
+                ledger.spoil -= 1;
+                content[0] ^= 1;
+            }
+        });
         let chunks: Vec<_> =
             content.chunks(5).map(|data| Ok(ArtifactChunk { data: data.to_vec() })).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn get_dataset(
+        &self,
+        request: Request<GetDatasetRequest>,
+    ) -> Result<Response<Self::GetDatasetStream>, Status> {
+        let hash = request.into_inner().hash;
+        let list = self.change(|ledger| {
+            ledger.lists += 1;
+            ledger.datasets.get(&hash).cloned()
+        });
+        let list = list.ok_or_else(|| Status::not_found("bring it with `mtinet data upload`"))?;
+        let chunks: Vec<_> =
+            list.chunks(1000).map(|data| Ok(ArtifactChunk { data: data.to_vec() })).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn tell_dataset(
+        &self,
+        request: Request<TellDatasetRequest>,
+    ) -> Result<Response<TellDatasetResponse>, Status> {
+        let TellDatasetRequest { worker_id, question, here } = request.into_inner();
+        assert!(worker_id.starts_with("worker-"));
+        self.change(|ledger| ledger.told.push((question, here)));
+        Ok(Response::new(TellDatasetResponse {}))
     }
 
     async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {

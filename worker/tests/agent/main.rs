@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod coordinator;
+mod dataset;
 mod logs;
 mod program;
 #[cfg(feature = "otel")]
@@ -54,11 +55,13 @@ impl Scene {
             devices: vec![Device::Cpu; 2],
             threads: 3,
             data_root: data_root(dir.path()),
+            linked_data: false,
             work_dir: dir.path().join("work"),
             advertise: "127.0.0.1".to_owned(),
             trainer: trainer::program(dir.path(), script),
             exit_when_idle: false,
             artifact_cache_bytes: 1 << 20,
+            data_cache_bytes: 1 << 30,
             metrics: mtinet_runtime::metrics::Address::Off,
             json_logs: false,
             timings: Timings { metrics: Duration::from_millis(20), ..Timings::default() },

@@ -105,11 +105,26 @@ mtx_failure mtx_set_deterministic(bool on) {
     context.setDeterministicFillUninitializedMemory(false);
     context.setDeterministicCuDNN(on);
     context.setDeterministicMkldnn(on);
-    if (on) {
-      // Its choice of algorithm depends on timing.
-      context.setBenchmarkCuDNN(false);
-    }
+    // Its choice of algorithm depends on timing. The shapes of training are few, so it is made once for each.
+    context.setBenchmarkCuDNN(!on);
   });
+}
+
+mtx_failure mtx_set_tf32(bool on) {
+  return guarded([&] {
+    auto& context = at::globalContext();
+    context.setAllowTF32CuBLAS(on);
+    // libtorch has this one on by default.
+    context.setAllowTF32CuDNN(on);
+  });
+}
+
+bool mtx_tf32(void) {
+  try {
+    return at::globalContext().allowTF32CuBLAS() && at::globalContext().allowTF32CuDNN();
+  } catch (...) {
+    return false;
+  }
 }
 
 mtx_failure mtx_set_num_threads(int32_t count) {

@@ -33,12 +33,22 @@ struct mtx_group;
 struct mtx_reducer;
 struct mtx_script;
 struct mtx_span;
+struct mtx_stream;
+struct mtx_graph;
 
 // What autocast was before it was entered.
 struct mtx_autocast {
   int32_t device;
   int32_t dtype;
   bool enabled;
+};
+
+// Of a CUDA device, in bytes. `free` and `total` are the device's, the others those of this process's tensors.
+struct mtx_memory {
+  uint64_t free;
+  uint64_t total;
+  uint64_t peak_reserved;
+  uint64_t peak_allocated;
 };
 
 void mtx_free(void* memory);
@@ -102,6 +112,9 @@ mtx_failure mtx_autocast_enter(int32_t device, int32_t dtype, mtx_autocast* befo
 mtx_failure mtx_autocast_exit(const mtx_autocast* before);
 
 mtx_failure mtx_set_deterministic(bool on);
+// Products of float32 matrices and convolutions on CUDA with TensorFloat-32.
+mtx_failure mtx_set_tf32(bool on);
+bool mtx_tf32(void);
 mtx_failure mtx_set_num_threads(int32_t count);
 mtx_failure mtx_set_num_interop_threads(int32_t count);
 mtx_failure mtx_set_cuda_device(int32_t index);
@@ -113,12 +126,28 @@ bool mtx_cuda_available(void);
 // Whether the device has units for bfloat16.
 bool mtx_cuda_bf16(int32_t index);
 
+// cuda.cpp. From here on this thread's CUDA work goes to a stream of its own, after what it queued before, until it is left.
+mtx_failure mtx_stream_enter(int32_t device, mtx_stream** out);
+void mtx_stream_leave(mtx_stream* stream);
+// `pool`: two numbers that name memory which several graphs share.
+mtx_failure mtx_graph_pool(uint64_t* pool);
+// What the thread does on its stream until mtx_graph_end is recorded, not done.
+mtx_failure mtx_graph_begin(const uint64_t* pool, mtx_graph** out);
+mtx_failure mtx_graph_end(mtx_graph* graph);
+mtx_failure mtx_graph_replay(mtx_graph* graph);
+// Also ends a capture that is not over.
+void mtx_graph_free(mtx_graph* graph);
+mtx_failure mtx_cuda_memory(int32_t device, mtx_memory* out);
+
 mtx_failure mtx_profile_begin(void);
 // Writes what was recorded; nothing where `path` is null.
 mtx_failure mtx_profile_end(const char* path);
 // `*out` stays as it is where no profile is recorded.
 mtx_failure mtx_span_begin(const char* name, mtx_span** out);
 void mtx_span_end(mtx_span* span);
+
+// One-dimensional, to be read only; `dtype` is an at::ScalarType. `*out` is owned by the caller.
+mtx_failure mtx_map_file(const char* path, int32_t dtype, int64_t elements, TensorRef* out);
 
 // fused_norm.cpp and fused_tokens.cpp; `*out` is owned by the caller. `x` is [N, C, H, W]; the others hold a float for each channel.
 mtx_failure mtx_norm_relu(

@@ -32,6 +32,16 @@ pub(crate) struct AutocastState {
     enabled: bool,
 }
 
+/// `mtx_memory`: see there.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct DeviceMemoryNumbers {
+    pub(crate) free: u64,
+    pub(crate) total: u64,
+    pub(crate) peak_reserved: u64,
+    pub(crate) peak_allocated: u64,
+}
+
 #[rustfmt::skip] // One line for a function reads against shim.h more easily.
 unsafe extern "C" {
     pub(crate) fn mtx_free(memory: *mut c_void);
@@ -81,10 +91,23 @@ unsafe extern "C" {
     pub(crate) fn mtx_span_begin(name: *const c_char, out: *mut *mut Opaque) -> Failure;
     pub(crate) fn mtx_span_end(span: *mut Opaque);
 
+    pub(crate) fn mtx_map_file(path: *const c_char, dtype: i32, elements: i64, out: *mut TensorRef) -> Failure;
+
     pub(crate) fn mtx_norm_relu(x: TensorRef, weight: TensorRef, bias: TensorRef, mean: TensorRef, var: TensorRef, momentum: f64, eps: f64, pool: bool, out: *mut TensorRef) -> Failure;
     pub(crate) fn mtx_first_block(images: TensorRef, kernel: TensorRef, weight: TensorRef, bias: TensorRef, mean: TensorRef, var: TensorRef, momentum: f64, eps: f64, out: *mut TensorRef) -> Failure;
     pub(crate) fn mtx_attention(query: TensorRef, key: TensorRef, value: TensorRef, scale: f64, out: *mut TensorRef) -> Failure;
     pub(crate) fn mtx_dropout(base: TensorRef, x: TensorRef, p: f64, out: *mut TensorRef) -> Failure;
+
+    pub(crate) fn mtx_set_tf32(on: bool) -> Failure;
+    pub(crate) fn mtx_tf32() -> bool;
+    pub(crate) fn mtx_stream_enter(device: i32, out: *mut *mut Opaque) -> Failure;
+    pub(crate) fn mtx_stream_leave(stream: *mut Opaque);
+    pub(crate) fn mtx_graph_pool(pool: *mut u64) -> Failure;
+    pub(crate) fn mtx_graph_begin(pool: *const u64, out: *mut *mut Opaque) -> Failure;
+    pub(crate) fn mtx_graph_end(graph: *mut Opaque) -> Failure;
+    pub(crate) fn mtx_graph_replay(graph: *mut Opaque) -> Failure;
+    pub(crate) fn mtx_graph_free(graph: *mut Opaque);
+    pub(crate) fn mtx_cuda_memory(device: i32, out: *mut DeviceMemoryNumbers) -> Failure;
 
     pub(crate) fn mtx_script_begin(names: *const *const c_char, tensors: *const TensorRef, trained: *const bool, count: usize, input: TensorRef, out: *mut *mut Opaque) -> Failure;
     pub(crate) fn mtx_script_end(script: *mut Opaque, names: *const *const c_char, outputs: *const TensorRef, count: usize, path: *const c_char, about: *const c_char) -> Failure;

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ffi::{self, int32};
 
 /// Makes libtorch use only algorithms that give the same bits each time, or lets it choose freely again. An operation that
-/// has no such algorithm is then an error. Turns cuDNN's timing-based choice off.
+/// has no such algorithm is then an error. cuDNN's choice by timing is on only where bits are free.
 ///
 /// On CUDA, cuBLAS also needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment that the process is started with; without
 /// it, matrix products are errors.
@@ -14,6 +14,24 @@ use crate::ffi::{self, int32};
 pub fn set_deterministic(on: bool) -> Result<()> {
     // SAFETY: sets flags of libtorch's global context.
     unsafe { ffi::mtx_set_deterministic(on) }.check("setting determinism")
+}
+
+/// Lets CUDA devices from Ampere on round the factors of float32 products and convolutions to 10 bits of mantissa
+/// (TensorFloat-32), or has them compute in IEEE single precision. libtorch's own choice is neither: convolutions are rounded,
+/// products of matrices are not.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn set_tf32(on: bool) -> Result<()> {
+    // SAFETY: sets flags of libtorch's global context.
+    unsafe { ffi::mtx_set_tf32(on) }.check("setting the precision of products")
+}
+
+/// Whether [`set_tf32`] is on.
+#[must_use]
+pub fn tf32() -> bool {
+    // SAFETY: asks libtorch, and catches what it throws.
+    unsafe { ffi::mtx_tf32() }
 }
 
 /// Keeps the memory of large CPU tensors for the tensors that come after them, in huge pages where the system has them, instead

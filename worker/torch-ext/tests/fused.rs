@@ -1,11 +1,19 @@
 //! The fused layers answer what libtorch's own operations answer, with their gradients, whatever the number of threads.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use mtinet_torch_ext::{
     Normalisation, add_dropout, attention, autocast, dropout, first_block, keep_memory, norm_relu,
 };
 use tch::{Device, Kind, Tensor};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+/// libtorch's generator is one for the process: who wants to know what it draws has it alone.
+fn generator() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Largest difference, relative to the largest value.
 fn apart(a: &Tensor, b: &Tensor) -> f64 {
@@ -65,6 +73,7 @@ fn assert_close(ours: &[Tensor], expected: &[Tensor], tolerance: f64, case: &str
 
 #[test]
 fn normalisation_relu_and_pooling_are_those_of_libtorch() {
+    let _alone = generator();
     tch::manual_seed(1);
     for shape in [[2, 16, 8, 8], [3, 48, 10, 6], [1, 16, 2, 2]] {
         let (x, tensors) = (maps(shape), normalisation(shape[1]));
@@ -96,6 +105,7 @@ fn images(shape: [i64; 4]) -> Tensor {
 
 #[test]
 fn the_first_block_is_that_of_libtorch() {
+    let _alone = generator();
     tch::manual_seed(2);
     for (shape, channels) in [([2, 1, 32, 32], 16), ([5, 1, 12, 20], 48)] {
         let (x, kernel, tensors) =
@@ -120,6 +130,7 @@ fn the_first_block_is_that_of_libtorch() {
 
 #[test]
 fn attention_is_that_of_libtorch() {
+    let _alone = generator();
     tch::manual_seed(3);
     for width in [4, 8] {
         let [q, k, v] = [(); 3].map(|()| Tensor::randn([2, 4, 48, width], CPU));
@@ -146,6 +157,7 @@ fn attention_is_that_of_libtorch() {
 
 #[test]
 fn dropout_keeps_its_share_and_sends_gradients_the_same_way() {
+    let _alone = generator();
     let x = leaf(&Tensor::ones([64, 256], CPU), Kind::Float);
     tch::manual_seed(4);
     let y = dropout(&x, 0.25).unwrap();
@@ -162,6 +174,7 @@ fn dropout_keeps_its_share_and_sends_gradients_the_same_way() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
+    let _alone = generator();
     tch::manual_seed(5);
     let (x, tensors) = (maps([4, 32, 64, 64]), normalisation(32));
     let (images, kernel) = (images([4, 1, 64, 64]), Tensor::randn([32, 1, 3, 3], CPU));
@@ -198,6 +211,7 @@ fn kept_memory_serves_tensors_of_all_sizes() {
 
 #[test]
 fn what_does_not_fit_is_refused_in_words() {
+    let _alone = generator();
     let tensors = normalisation(12);
     let error = norm_relu(&maps([1, 12, 4, 4]), &norm(&tensors), false).unwrap_err().to_string();
     assert!(error.contains("12 channels are no multiple of 16"), "{error}");

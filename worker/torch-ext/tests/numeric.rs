@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail tests by panicking")]
 
 use mtinet_torch_ext::{
-    AdamOptions, TorchExtError, autocast, clear_grads, cuda_available, fused_adam_step, is_cuda_build,
-    nccl_available, set_cuda_device, set_deterministic, set_num_threads,
+    AdamOptions, GraphPool, SideStream, TorchExtError, autocast, clear_grads, cuda_available, device_memory,
+    fused_adam_step, is_cuda_build, nccl_available, set_cuda_device, set_deterministic, set_num_threads,
+    set_tf32, tf32,
 };
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
@@ -150,6 +151,25 @@ fn a_cpu_build_says_so() {
         return;
     }
     assert!(!cuda_available() && !nccl_available());
-    let error = set_cuda_device(0).unwrap_err();
-    assert!(error.to_string().contains("built with the CPU build"), "{error}");
+    let errors = [
+        set_cuda_device(0).unwrap_err(),
+        GraphPool::new().unwrap_err(),
+        SideStream::enter(Device::Cuda(0)).unwrap_err(),
+        device_memory(Device::Cuda(0)).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, TorchExtError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains("built with the CPU build"), "{error}");
+    }
+    assert!(matches!(device_memory(Device::Cpu), Err(TorchExtError::Argument { .. })));
+}
+
+#[test]
+fn products_on_cuda_are_rounded_or_not_by_one_switch() {
+    // libtorch's own setting is half of each, which counts as neither.
+    for on in [true, false, true] {
+        set_tf32(on).unwrap();
+        assert_eq!(tf32(), on);
+    }
+    set_tf32(false).unwrap();
 }

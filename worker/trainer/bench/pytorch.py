@@ -2,7 +2,7 @@
 
 The networks and losses are those of the golden values (`worker/models/tests/fixtures/make_golden.py`), at other sizes,
 with the fused attention and the dropout that a user would write. `step.py` starts this, alone or under torchrun, and asks
-for steps over a socket: a line `N`, answered with one line of JSON.
+for steps over a socket: a line `N`, answered with one line of JSON. `train.py` trains whole trials with the same step.
 """
 
 import argparse
@@ -76,7 +76,7 @@ class Step:
         self.m = networks(args.preset, args.size, 0.1)
         self.arm, self.cfg = args.arm, self.m.DEFAULTS
         torch.manual_seed(0)
-        mti = args.arm == "mti-net"
+        mti = args.arm != "unet"
         self.net = self.m.MtiNet(args.arm, self.cfg) if mti else self.m.UNet(self.m.UNET_BASE)
         self.d = self.m.Discriminator(64, False) if mti else None
         self.bf16 = "bf16" in stock
@@ -90,7 +90,7 @@ class Step:
             self.data["x"] = self.data["x"].contiguous(memory_format=torch.channels_last)
         fused = "fused" in stock
         self.net.train()
-        adam = lambda module: torch.optim.Adam(module.parameters(), lr=1e-4, fused=fused or None)
+        adam = lambda module: torch.optim.Adam(module.parameters(), lr=args.learning_rate, fused=fused or None)
         self.opt = adam(self.net)
         if mti:
             self.d.train()
@@ -119,26 +119,33 @@ class Step:
             total = self.adversarial(out)
         total.backward()
         self.opt.step()
-        return float(total)
+        return float(total.detach())
 
     def adversarial(self, out):
         """D's step, and the loss of G with D as it is then (MODEL.md 3.11)."""
-        data, m = self.data, self.m
-        truth = F.one_hot(data["class"], 2).float() * 0.8 + 0.1
-        probs = out["cls"].softmax(1)
+        m, mask = self.m, self.data["mask"]
+        total = F.binary_cross_entropy_with_logits(out["seg"], mask)
+        rows = self.data["tumour"]
+        if len(rows) == 0:
+            return total
+        # Slices without tumour have neither curve nor class.
+        among = lambda values: values if len(rows) == len(mask) else values[rows]
+        x, curve, label = (among(self.data[key]) for key in ("x", "curve", "class"))
+        seg, answered, logits = (among(out[key]) for key in ("seg", "curve", "cls"))
+        truth = F.one_hot(label, 2).float() * 0.8 + 0.1
+        probs = logits.softmax(1)
         self.opt_d.zero_grad(set_to_none=True)
         n = len(truth)
-        both = self.d_forward(
-            torch.cat([data["curve"], out["curve"].detach()]), torch.cat([truth, probs.detach()]), None)
+        both = self.d_forward(torch.cat([curve, answered.detach()]), torch.cat([truth, probs.detach()]), None)
         (0.5 * (m.bce(both[:n], 1.0) + m.bce(both[n:], 0.0))).backward()
         self.opt_d.step()
         self.d.requires_grad_(False)
-        total = F.binary_cross_entropy_with_logits(out["seg"], data["mask"])
-        total = total + (out["curve"] - data["curve"]).abs().mean() + F.cross_entropy(out["cls"], data["class"])
-        s = torch.sigmoid(out["seg"])
-        y_si = (s * data["x"]).sum((2, 3)) / (s.sum((2, 3)) + 1e-6)
-        total = total + 0.5 * (y_si - data["curve"]).abs().mean()
-        total = total + 0.1 * m.bce(self.d(out["curve"], probs, None), 1.0)
+        total = total + (answered - curve).abs().mean() + F.cross_entropy(logits, label)
+        if self.arm != "no-tim":
+            s = torch.sigmoid(seg)
+            y_si = (s * x).sum((2, 3)) / (s.sum((2, 3)) + 1e-6)
+            total = total + 0.5 * (y_si - curve).abs().mean()
+        total = total + 0.1 * m.bce(self.d(answered, probs, None), 1.0)
         self.d.requires_grad_(True)
         return total
 
@@ -149,6 +156,7 @@ def main():
     parser.add_argument("--preset", choices=list(CHANNELS))
     for name in ("size", "batch", "threads", "ranks"):
         parser.add_argument(f"--{name}", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--stock", default="eager")
     parser.add_argument("--port", type=int)
     args = parser.parse_args()

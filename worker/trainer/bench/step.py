@@ -4,7 +4,10 @@ Every program keeps its process and makes steps when it is asked for them, so th
 A B C, A B C, ... Medians and spread (half the range of the middle half, in percent) go to a table and a JSON file.
 
   same   our step with the settings of PyTorch eager, for fp32 and for bf16
-  best   our `precision = "auto"` against the fastest of PyTorch's stock settings: fused Adam, channels_last, bf16, torch.compile
+  best   the fastest of our settings against the fastest of PyTorch's stock settings: fused Adam, channels_last, bf16,
+         torch.compile
+
+The JSON file holds each ratio with its target; what was measured, and on which machine, is in a second file beside it.
 
 Needs only Python's own library; PyTorch runs with the interpreter that `--python` names.
 """
@@ -13,13 +16,14 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import socket
-import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+import report
+from report import figure, median, spread
 
 HERE = Path(__file__).resolve().parent
 ARMS, PRESETS, SIZES, BATCHES = ["mti-net", "unet"], ["small", "paper"], [64, 128, 256], [1, 8]
@@ -110,18 +114,6 @@ class PyTorch:
         self.process.wait()
 
 
-def median(seconds):
-    return statistics.median(seconds)
-
-
-def spread(seconds):
-    """Half the range of the middle half, in percent of the median."""
-    if len(seconds) < 4:
-        return 0.0
-    low, _, high = statistics.quantiles(seconds, n=4)
-    return 50 * (high - low) / median(seconds)
-
-
 def turns(programs, args, keep):
     """Asks every program in turn, round after round; returns what each measured, by name."""
     measured = {name: {"seconds": [], "peak_kib": 0} for name in programs}
@@ -174,22 +166,23 @@ def bench(shape, args, ranks=1):
         programs[f"PyTorch {stock}"] = PyTorch(shape, stock, args, ranks)
     heavy = shape[3] * shape[2] ** 2 >= 8 * 256**2
     measured = turns(programs, args, keep=not heavy)
-    row = {"shape": name, "best_stock": best, "stock_seconds": tried, "programs": {}}
+    row = {"shape": name, "ranks": ranks, "best_stock": best, "stock_seconds": tried, "programs": {}}
     for program, value in measured.items():
         seconds = value["seconds"]
         row["programs"][program] = {
             "median": median(seconds), "fastest": min(seconds), "spread_percent": spread(seconds), "steps": len(seconds),
             "peak_mib": value["peak_kib"] / 1024}
-    at = {name: value["median"] for name, value in row["programs"].items()}
-    mine = [name for name in at if name.startswith("ours")]
-    ratios = {"best / eager fp32": min(at[m] for m in mine) / at["PyTorch eager"],
-              "best / stock": min(at[m] for m in mine) / at[f"PyTorch {best}"]}
+    at = row["programs"]
+    mine = min((name for name in at if name.startswith("ours")), key=lambda name: at[name]["median"])
+    row["compared"] = compared = {"best / eager fp32": (mine, "PyTorch eager"), "best / stock": (mine, f"PyTorch {best}")}
     for precision, stock in [("fp32", "eager"), ("bf16", "bf16")]:
         if f"ours {precision}" in at:
-            ratios[f"same {precision}"] = at[f"ours {precision}"] / at[f"PyTorch {stock}"]
-            memory = [row["programs"][p]["peak_mib"] for p in (f"ours {precision}", f"PyTorch {stock}")]
-            ratios[f"memory {precision}"] = memory[0] / memory[1]
-    row["ratios"] = ratios
+            pair = (f"ours {precision}", f"PyTorch {stock}")
+            compared |= {f"same {precision}": pair, f"memory {precision}": pair}
+    row["ratios"] = ratios = {}
+    for key, (ours, theirs) in compared.items():
+        kind = "peak_mib" if key.startswith("memory") else "median"
+        ratios[key] = at[ours][kind] / at[theirs][kind]
     for program, value in row["programs"].items():
         print("  {:<36}{:9.1f} ms  min {:9.1f}  +-{:4.1f}%  {:6.0f} MiB".format(
             program, 1e3 * value["median"], 1e3 * value["fastest"], value["spread_percent"], value["peak_mib"]), flush=True)
@@ -215,11 +208,39 @@ def summary(rows):
     return "\n".join(lines)
 
 
-def machine():
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
-    return {"processor": model, "cores": os.cpu_count(), "kernel": platform.release(),
-            "amx_bf16": "amx_bf16" in flags, "avx512_bf16": "avx512_bf16" in flags, "load_before": os.getloadavg()}
+def figures(rows, settings):
+    """The ratios of every shape and their medians, with the targets that they have."""
+    found = []
+    for row in rows:
+        found += of_shape(row)
+    single = [row for row in rows if row["ranks"] == 1]
+    for key in ("same fp32", "same bf16", "best / stock"):
+        values = [row["ratios"][key] for row in single if key in row["ratios"]]
+        if values:
+            at_most = 0.8 if key == "best / stock" else 1.0
+            note = f"{len(values)} shapes on one rank; {settings}"
+            found.append(figure(f"median over shapes: {key}", median(values), "x", note, at_most=at_most))
+    return found
+
+
+def of_shape(row):
+    """One shape's ratios; the peer is PyTorch's figure in the unit that the note names."""
+    several = row["ranks"] > 1
+    at_most = {"same fp32": 1.1, "same bf16": 1.1, "best / stock": 1.0, "memory fp32": 1.1, "memory bf16": 1.1}
+    if several:
+        at_most |= {"same fp32": 1.0, "same bf16": 1.0}
+    if row["shape"] == "mti-net paper 256 b1":
+        at_most["best / eager fp32"] = 0.33
+    for key, ratio in row["ratios"].items():
+        ours, theirs = (row["programs"][name] for name in row["compared"][key])
+        names = "{} / {}".format(*row["compared"][key])
+        if key.startswith("memory"):
+            peer, note = theirs["peak_mib"], f"{names}: {ours['peak_mib']:.0f} / {theirs['peak_mib']:.0f} MiB at most; peer in MiB"
+        else:
+            peer = 1e3 * theirs["median"]
+            note = "{}: {:.1f} ms +-{:.1f} % ({} steps) / {:.1f} ms +-{:.1f} % ({} steps); peer in ms".format(
+                names, 1e3 * ours["median"], ours["spread_percent"], ours["steps"], peer, theirs["spread_percent"], theirs["steps"])
+        yield figure(f"{row['shape']}: {key}", ratio, "x", note, at_most=at_most.get(key), peer=peer)
 
 
 def wanted(args):
@@ -247,16 +268,19 @@ def main():
     args = parser.parse_args()
     if args.quick:
         args.no_compile, args.rounds = True, 3
-    rows, since = [], time.time()
-    about = machine()
+    rows, found, since = [], [], time.time()
+    about = report.machine()
     with tempfile.TemporaryDirectory() as work:
         args.work = Path(work)
         for shape, ranks in wanted(args):
             rows.append(bench(shape, args, ranks))
-            args.out.parent.mkdir(parents=True, exist_ok=True)
             about |= {"load_after": os.getloadavg(), "seconds": time.time() - since, "threads": args.threads}
-            args.out.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+            report.write({"machine": about, "rows": rows}, args.out.with_name(f"{args.out.stem}-raw.json"))
+            settings = f"{about['processor']}, {args.threads} threads, load {about['load_before'][0]:.1f} before"
+            found = figures(rows, settings)
+            report.write(found, args.out)
     print("\n" + summary(rows))
+    print("\n" + report.table([each for each in found if each["target"] is not None]))
     print(f"\nJSON: {args.out}")
 
 

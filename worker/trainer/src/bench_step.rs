@@ -13,6 +13,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use mtinet_data::phantom::{self, PhantomOptions};
 use mtinet_domain::event::MetricRecord;
+use mtinet_domain::spec::Precision;
 use mtinet_domain::{StudySpec, TrialKey};
 use mtinet_engine::{CheckpointFile, EngineError, FoldData, Gang, Observer, Plan, Trainer};
 use mtinet_torch_ext::{Backend, ProcessGroup, TcpStore};
@@ -37,6 +38,13 @@ pub(crate) struct BenchArgs {
     /// Threads of this rank.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Train on this CUDA device instead of the CPU; one rank. There a step is queued and every tenth waits for the device: ask
+    /// for multiples of ten, and take their mean.
+    #[arg(long, value_name = "N", conflicts_with = "ranks")]
+    cuda: Option<usize>,
+    /// How many of these programs share the device.
+    #[arg(long, default_value_t = 1)]
+    sharing: u32,
     /// This rank.
     #[arg(long, default_value_t = 0)]
     rank: usize,
@@ -66,14 +74,22 @@ fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     }
     mtinet_torch_ext::set_num_threads(args.threads)?;
     mtinet_torch_ext::set_deterministic(spec.train.deterministic)?;
+    mtinet_torch_ext::set_tf32(spec.train.precision == Precision::Tf32)?;
     let data = FoldData::open(&dataset, &cache, &spec, 0, &|_, _| {})?;
     let gang = gang(args)?;
     let arm = *spec.arms.first().ok_or_else(|| anyhow!("the study names no arm"))?;
     let trial = TrialKey { arm, fold: 0, seed: 0 };
-    let (device, work_dir, trace) = (Device::Cpu, args.data.clone(), args.trace.clone());
-    let mut trainer = Trainer::new(Plan { spec, trial, device, work_dir, trace }, data, gang)?;
+    let (device, work_dir, trace) = (device(args)?, args.data.clone(), args.trace.clone());
+    let plan = Plan { spec, trial, device, work_dir, trace, sharing: args.sharing };
+    let mut trainer = Trainer::new(plan, data, gang)?;
     trainer.run(&mut Driven::default())?;
     Ok(())
+}
+
+fn device(args: &BenchArgs) -> anyhow::Result<Device> {
+    let Some(index) = args.cuda else { return Ok(Device::Cpu) };
+    mtinet_torch_ext::set_cuda_device(index)?;
+    Ok(Device::Cuda(index))
 }
 
 fn prepare(dataset: &Path, cache: &Path, spec: &StudySpec) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use anyhow::{Context, anyhow};
 use mtinet_data::{CaseInput, CaseVolumes, DataError, nifti_io, write_durably};
 use mtinet_domain::prediction::{CaseFiles, Message, PredictedCase, Request, ShownSlice};
+use mtinet_domain::spec::Precision;
 use mtinet_domain::trial::Device as SlotDevice;
 use mtinet_engine::{EngineError, Ensemble, Prediction};
 use ndarray::{Array3, Axis};
@@ -20,6 +21,9 @@ use crate::failure::Failure;
 pub(crate) fn predict(path: &Path) -> Result<(), Failure> {
     let request = read(path).map_err(Failure::Usage)?;
     let device = device(request.device).map_err(Failure::Usage)?;
+    // As the held-out fold was evaluated.
+    mtinet_torch_ext::set_tf32(request.spec.train.precision == Precision::Tf32)
+        .map_err(|error| Failure::Training(error.into()))?;
     mtinet_torch_ext::set_deterministic(request.spec.train.deterministic)
         .map_err(|error| Failure::Training(error.into()))?;
     let ensemble = Ensemble::load(&request, device).map_err(|error| Failure::Input(error.into()))?;

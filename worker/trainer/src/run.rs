@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use mtinet_domain::event::MetricRecord;
+use mtinet_domain::spec::Precision;
 use mtinet_domain::trial::{CheckpointRef, Device as SlotDevice, RankAssignment};
 use mtinet_engine::{CheckpointFile, EngineError, Finish, FoldData, Gang, Observer, Plan, Results, Trainer};
 use mtinet_proto::v1::{
@@ -84,6 +85,7 @@ fn train(start: &TrainerStart, trace: Option<&Path>, session: &mut Session) -> a
         device,
         work_dir: work_dir.clone(),
         trace: trace.map(|dir| dir.join(format!("{}.json", trace_name(&assignment)))),
+        sharing: start.sharing,
     };
     let mut trainer = Trainer::new(plan, data, gang)?;
     if !resume(&mut trainer, start, &assignment)? {
@@ -149,10 +151,11 @@ fn configure(start: &TrainerStart, assignment: &RankAssignment, device: Device) 
         mtinet_torch_ext::set_cuda_device(index)?;
     }
     mtinet_torch_ext::set_deterministic(assignment.spec.train.deterministic)?;
+    mtinet_torch_ext::set_tf32(assignment.spec.train.precision == Precision::Tf32)?;
     Ok(())
 }
 
-/// Joins the attempt's ranks. A CPU rank alone needs no process group.
+/// Joins the attempt's ranks. A rank alone needs no process group.
 fn assemble(
     assignment: &RankAssignment,
     device: Device,
@@ -161,7 +164,7 @@ fn assemble(
     session: &mut Session,
 ) -> anyhow::Result<(Gang, Option<Watchdog>)> {
     let (rank, world_size) = (assignment.rank.0 as usize, assignment.world_size as usize);
-    if world_size == 1 && !device.is_cuda() {
+    if world_size == 1 {
         return Ok((Gang::alone(), None));
     }
     let (store, at, port) = if rank == 0 {
@@ -182,7 +185,7 @@ fn assemble(
     store.wait(&everyone, GATHER_TIMEOUT)?;
     // From here on, so that it also watches over the making of the group.
     let store = Arc::new(store);
-    let watchdog = (world_size > 1 && !hang_timeout.is_zero()).then(|| {
+    let watchdog = (!hang_timeout.is_zero()).then(|| {
         let (store, place) = (Arc::clone(&store), Place { host: at, port, rank, world_size });
         Watchdog::start(store, place, hang_timeout, &session.activity, session.connection.writer())
     });

@@ -20,6 +20,10 @@ pub enum Request {
     PauseStudy(StudyId),
     /// A paused study goes on.
     ResumeStudy(StudyId),
+    /// Nothing of the trial starts; what runs of it saves and stops.
+    PauseTrial(TrialId),
+    /// A paused trial goes on, where its study does.
+    ResumeTrial(TrialId),
     /// The study ends.
     CancelStudy(StudyId),
     /// One trial ends.
@@ -74,6 +78,8 @@ impl Core {
         let count = match request {
             Request::PauseStudy(id) => self.pause(now_ms, *id, by, out)?,
             Request::ResumeStudy(id) => self.resume(now_ms, *id, by, out)?,
+            Request::PauseTrial(id) => self.pause_trial(now_ms, *id, by, out)?,
+            Request::ResumeTrial(id) => self.resume_trial(now_ms, *id, by, out)?,
             Request::CancelStudy(id) => self.cancel_study(now_ms, *id, by, out)?,
             Request::CancelTrial(id) => self.cancel_trial(now_ms, *id, by, out)?,
             Request::RetryTrials { study, trials } => self.retry(now_ms, *study, trials, by, out)?,
@@ -134,6 +140,38 @@ impl Core {
         Ok(0)
     }
 
+    fn pause_trial(
+        &mut self,
+        now_ms: u64,
+        id: TrialId,
+        by: Option<String>,
+        effects: &mut Effects,
+    ) -> Result<u32, Refusal> {
+        let trial = self.open_trial(id)?;
+        if trial.cancelled || self.known_study(id.study)?.cancelled {
+            return Err(Refusal::State(format!("{id} is being cancelled")));
+        }
+        if trial.paused {
+            return Ok(0);
+        }
+        let running = self.current(id);
+        self.record(now_ms, effects, id.study, Event::TrialPaused { trial: id.key, by });
+        Ok(self.stop_all(now_ms, running.into_iter().collect(), &AttemptEnd::Paused, effects))
+    }
+
+    fn resume_trial(
+        &mut self,
+        now_ms: u64,
+        id: TrialId,
+        by: Option<String>,
+        effects: &mut Effects,
+    ) -> Result<u32, Refusal> {
+        if self.open_trial(id)?.paused {
+            self.record(now_ms, effects, id.study, Event::TrialResumed { trial: id.key, by });
+        }
+        Ok(0)
+    }
+
     /// Ends a study: waiting trials never run, running ones are stopped after a grace. Of a study that is over or
     /// already being cancelled nothing changes.
     fn cancel_study(
@@ -165,9 +203,7 @@ impl Core {
         if trial.cancelled || matches!(trial.state, TrialState::Cancelled) {
             return Ok(0);
         }
-        if trial.status().is_final() {
-            return Err(Refusal::State(format!("{id} is {} already", trial.status().word())));
-        }
+        self.open_trial(id)?;
         let running = self.current(id);
         self.record(now_ms, effects, id.study, Event::TrialCancelled { trial: id.key, by });
         let stopping = self.stop_all(now_ms, running.into_iter().collect(), &AttemptEnd::Cancelled, effects);
@@ -275,6 +311,14 @@ impl Core {
 
     fn known_trial(&self, id: TrialId) -> Result<&Trial, Refusal> {
         self.known_study(id.study)?.trial(id.key).ok_or_else(|| no_trial(id))
+    }
+
+    fn open_trial(&self, id: TrialId) -> Result<&Trial, Refusal> {
+        let trial = self.known_trial(id)?;
+        if trial.status().is_final() {
+            return Err(Refusal::State(format!("{id} is {} already", trial.status().word())));
+        }
+        Ok(trial)
     }
 
     /// A worker by its number, or by its name where one alone of those that are here has it.

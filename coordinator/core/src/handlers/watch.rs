@@ -155,6 +155,9 @@ impl Core {
     /// attempt, as the one that had to be killed.
     pub(crate) fn name_the_silent(&self, id: AttemptId, end: AttemptEnd) -> AttemptEnd {
         let AttemptEnd::Failed(cause) = &end else { return end };
+        if planted!(self, BlamesWhoWaited) {
+            return end;
+        }
         let Some(gang) = self.gang(id).filter(|_| cause.hang == Some(Hang::Unnamed)) else { return end };
         let killed = |rank: &&RankState| rank.exit == Some(ProcessExit::Signal(SIGKILL));
         let silent: Vec<&RankState> =
@@ -181,7 +184,7 @@ impl Core {
         cause: FailureCause,
         missing: &[Rank],
     ) -> FailureCause {
-        let Some(gang) = self.gang(id) else { return cause };
+        let Some(gang) = self.gang(id).filter(|_| !planted!(self, BlamesTheTeller)) else { return cause };
         let missing: Vec<&RankState> = missing.iter().filter_map(|rank| gang.rank(*rank)).collect();
         let Some(first) = missing.first() else { return cause };
         let teller = cause.rank.map_or_else(|| "another".to_owned(), |rank| format!("rank {rank}"));

@@ -21,6 +21,7 @@ impl Core {
         let mut effects = Effects::default();
         let worker = hello.worker.clone();
         let believed = self.held_by(&worker);
+        let is_new = self.pool.get(&worker).is_none() && !self.marks.contains_key(&worker);
         let known_to_it: BTreeMap<Held, RunningRank> = hello
             .running
             .iter()
@@ -28,6 +29,9 @@ impl Core {
             .collect();
         self.greet(now_ms, hello, &believed);
         self.mark_worker(&worker);
+        if is_new {
+            self.inherit_mark(now_ms, &worker, &mut effects);
+        }
         let mut lost = Vec::new();
         for (held, slot) in &believed {
             let listed = known_to_it.get(held).filter(|rank| rank.slot == *slot);
@@ -110,6 +114,7 @@ impl Core {
             self.pool.forget(&id);
             self.forget_blames(&id);
         }
+        self.forget_marks(now_ms, &mut effects);
         self.check_watched(now_ms, &mut effects);
         self.undecided |= self.may_widen(now_ms);
         self.conclude(now_ms, effects)

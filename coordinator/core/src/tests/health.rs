@@ -2,11 +2,11 @@
 
 use mtinet_domain::event::{Event, RankLoss};
 use mtinet_domain::fleet::FleetEvent;
-use mtinet_domain::trial::{AttemptEnd, Hang, ProcessExit, TrialStatus};
+use mtinet_domain::trial::{AttemptEnd, Device, Hang, ProcessExit, TrialStatus};
 use mtinet_domain::{AttemptId, AttemptNumber, Rank, SlotIndex, TrialId, WorkerId};
 
-use super::env::{TestEnv, checkpoint, metrics, trial};
-use crate::{Command, Fact, Request, WaitReason};
+use super::env::{GANG_OF_2, TestEnv, checkpoint, metrics, trial};
+use crate::{Command, Fact, Request, TrialState, WaitReason};
 
 fn on(env: &TestEnv, worker: &WorkerId) -> Vec<TrialId> {
     env.running().into_iter().filter(|id| env.at(*id, 0).0 == *worker).collect()
@@ -41,6 +41,85 @@ fn a_worker_with_a_wrong_data_root_fails_no_study() {
     assert_eq!(on(&env, &bad), [], "a restart does not forget it");
     env.request(&Request::Readmit("bad".into())).unwrap();
     assert_eq!(on(&env, &bad), [trial(second, "unet/0/0")]);
+}
+
+/// An agent of a machine that is set aside, beside a good one.
+fn set_aside() -> (TestEnv, WorkerId) {
+    let mut env = TestEnv::new();
+    env.submit("folds = [0, 1, 2]");
+    let bad = env.join_named("bad.1", "node1", 1);
+    env.join_cpus("good", 1);
+    for _ in 0..2 {
+        let id = on(&env, &bad)[0];
+        env.rank_fails(id, 0, ProcessExit::NotStarted, "no data set here");
+    }
+    assert!(matches!(env.fleet_log.last(), Some(FleetEvent::WorkerSetAside { .. })));
+    (env, bad)
+}
+
+fn is_set_aside(env: &TestEnv, id: &WorkerId) -> bool {
+    env.core.workers().any(|(other, worker)| other == id && worker.set_aside.is_some())
+}
+
+#[test]
+fn a_machine_stays_set_aside_when_its_agent_starts_anew() {
+    let (mut env, bad) = set_aside();
+    // Another agent of the same identity and one on a machine of the same name are not to blame.
+    let beside = env.join_named("bad.2", "node1", 1);
+    let elsewhere = env.join_named("bad.3", "node2", 1);
+    let namesake = env.join_named("other.1", "node1", 1);
+    for id in [&beside, &elsewhere, &namesake] {
+        assert!(!is_set_aside(&env, id), "{id}");
+    }
+    env.kill(&beside);
+    env.kill(&bad);
+    let again = env.join_named("bad.4", "node1", 1);
+    assert!(is_set_aside(&env, &again));
+    env.restart(true);
+    env.connect(&WorkerId("good".into()));
+    env.connect(&again);
+    assert!(is_set_aside(&env, &again), "{:?}", env.fleet_log);
+    env.request(&Request::Readmit(again.0.clone())).unwrap();
+    env.kill(&again);
+    let clean = env.join_named("bad.5", "node1", 1);
+    assert!(!is_set_aside(&env, &clean), "whoever readmits a machine means it");
+}
+
+#[test]
+fn after_a_restart_an_agent_has_time_to_come_back_before_another_is_taken_for_its_successor() {
+    let (mut env, bad) = set_aside();
+    env.restart(true);
+    env.connect(&WorkerId("good".into()));
+    let beside = env.join_named("bad.2", "node1", 1);
+    env.connect(&bad);
+    assert!(!is_set_aside(&env, &beside) && is_set_aside(&env, &bad));
+}
+
+#[test]
+fn what_cannot_be_done_without_does_not_inherit_a_mark() {
+    let (mut env, bad) = set_aside();
+    env.kill(&bad);
+    env.kill(&WorkerId("good".into()));
+    env.advance(super::env::LEASE_MS + 250);
+    let again = env.join_named("bad.2", "node1", 1);
+    assert!(!is_set_aside(&env, &again));
+}
+
+#[test]
+fn marks_of_those_who_are_gone_for_good_are_forgotten() {
+    let (mut env, bad) = set_aside();
+    env.request(&Request::Drain("good".into())).unwrap();
+    env.kill(&bad);
+    env.advance(1000);
+    let month = crate::CoreConfig::default().forget_marks_ms;
+    env.now += month - 5000;
+    env.advance(1000);
+    assert_eq!(env.core.marks.len(), 2);
+    env.now += 5000;
+    env.advance(1000);
+    assert_eq!(env.core.marks.len(), 1, "who is here stays drained: {:?}", env.fleet_log);
+    assert_eq!(env.fleet_log.last(), Some(&FleetEvent::WorkerForgotten { worker: bad }));
+    env.restart(true);
 }
 
 #[test]
@@ -173,6 +252,26 @@ fn a_rank_that_another_missed_is_to_blame_and_its_worker_with_it() {
 }
 
 #[test]
+fn a_trial_whose_gang_hangs_twice_alike_is_tried_on() {
+    let mut env = TestEnv::new();
+    // Both workers are needed, so that the second attempt hangs on the same one.
+    let study = env.submit(&format!("{GANG_OF_2}[retry]\nmax_attempts = 3\nbackoff = 0"));
+    env.join_cpus("a", 1);
+    env.join_cpus("b", 1);
+    let head = trial(study, "mti-net/0/0");
+    for failures in 1..3 {
+        env.rank_misses(head, 0, "rank 1 did not arrive in step 7 (worker.hang_timeout)", &[Rank(1)]);
+        let state = env.core.trial(head).unwrap();
+        let last = state.last_failure.as_ref().unwrap();
+        assert_eq!((last.exit, last.hang), (ProcessExit::Code(1), Some(Hang::Named)));
+        assert_eq!((env.status(head), state.failures), (TrialStatus::Running, failures));
+    }
+    env.rank_misses(head, 0, "rank 1 did not arrive in step 7 (worker.hang_timeout)", &[Rank(1)]);
+    let TrialState::Failed { reason } = &env.core.trial(head).unwrap().state else { panic!() };
+    assert!(reason.contains("3 times"), "{reason}");
+}
+
+#[test]
 fn a_process_that_does_not_go_holds_its_slot_but_not_its_trial() {
     let mut env = TestEnv::new();
     let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\nranks = 2\n");
@@ -264,6 +363,27 @@ fn the_last_trial_goes_on_with_more_ranks() {
     let (a, attempt) = env.at(last, 0);
     assert_eq!(env.agents[&a].processes[&(attempt, Rank(0))].resume, Some(checkpoint(5, "c5")));
     env.restart(true);
+}
+
+#[test]
+fn a_spare_slot_of_the_same_device_widens_nothing() {
+    let (zero, one) = (Device::Cuda(0), Device::Cuda(1));
+    let mut env = TestEnv::new();
+    env.join("a", &[zero, zero]);
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\ndevice = \"cuda\"\n");
+    let (head, last) = (trial(study, "mti-net/0/0"), trial(study, "unet/0/0"));
+    env.rank_reports(last, 0, Fact::Checkpoint(checkpoint(5, "c5")));
+    env.complete(head);
+    let before = env.log.len();
+    env.advance(200_000);
+    let widened = env.log[before..]
+        .iter()
+        .any(|recorded| matches!(recorded.event, Event::AttemptStopping { end: AttemptEnd::Widened, .. }));
+    assert!(!widened, "it would go on as narrow as it was");
+    env.join("b", &[one]);
+    env.advance(500);
+    assert_eq!(env.width(last), 2);
+    assert_eq!(env.last_end(), AttemptEnd::Widened);
 }
 
 #[test]

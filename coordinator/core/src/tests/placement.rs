@@ -131,6 +131,95 @@ fn auto_ranks_widen_only_when_slots_would_stay_idle() {
     assert_eq!((env.width(trial(study, "mti-net/0/0")), env.width(trial(study, "unet/0/0"))), (2, 1));
 }
 
+/// The devices and slots of a trial's ranks.
+fn devices(env: &TestEnv, id: mtinet_domain::TrialId) -> Vec<(Device, u32)> {
+    let gang = env.core.trial(id).unwrap().gang().expect("the trial has an attempt");
+    gang.ranks.iter().map(|rank| (rank.placement.device, rank.placement.slot.0)).collect()
+}
+
+const SHARED: [Device; 5] = [Device::Cuda(0), Device::Cuda(0), Device::Cuda(1), Device::Cuda(1), Device::Cpu];
+
+#[test]
+fn trials_of_one_rank_share_a_cuda_device_when_no_other_is_idle() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0, 1]\n[resources]\ndevice = \"cuda\"\n");
+    env.join("a", &SHARED[..2]);
+    // The snug worker's device is in use, so the other worker's comes first.
+    env.join("b", &[Device::Cuda(0); 3]);
+    let place = |env: &TestEnv, id| (env.at(id, 0).0.0, devices(env, id)[0].1);
+    let placed: Vec<_> = ["mti-net/0/0", "mti-net/1/0", "unet/0/0", "unet/1/0"]
+        .map(|key| place(&env, trial(study, key)))
+        .into();
+    let mut workers: Vec<&str> = placed.iter().map(|(worker, _)| worker.as_str()).collect();
+    workers.sort_unstable();
+    assert_eq!(workers, ["a", "a", "b", "b"], "{placed:?}");
+    let mut env = TestEnv::new();
+    let study = env.submit("[resources]\ndevice = \"cuda\"\n");
+    env.join("a", &SHARED);
+    let order: Vec<_> = ["mti-net/0/0", "mti-net/1/0", "mti-net/2/0", "mti-net/3/0"]
+        .map(|key| devices(&env, trial(study, key))[0])
+        .into();
+    assert_eq!(order, [(SHARED[0], 0), (SHARED[2], 2), (SHARED[1], 1), (SHARED[3], 3)]);
+    let waits = env.reason(trial(study, "mti-net/4/0")).unwrap();
+    assert_eq!(waits.to_string(), "needs 1 cuda slot, 0 of 4 free");
+}
+
+#[test]
+fn ranks_of_a_gang_never_share_a_cuda_device() {
+    let mut env = TestEnv::new();
+    let study = env.submit("[train]\nreplicas = 2\n[resources]\ndevice = \"cuda\"\nranks = 2\n");
+    env.join("a", &[Device::Cuda(0); 4]);
+    let [first, second] = ["mti-net/0/0", "mti-net/1/0"].map(|key| trial(study, key));
+    assert_eq!(env.reason(first).unwrap().to_string(), "needs 2 cuda devices, the fleet has 1");
+    env.join("b", &SHARED);
+    // Both idle devices of one worker, and then what is left of them: one rank on each again.
+    assert_eq!(devices(&env, first), [(SHARED[0], 0), (SHARED[2], 2)]);
+    assert_eq!(devices(&env, second), [(SHARED[1], 1), (SHARED[3], 3)]);
+    let third = trial(study, "mti-net/2/0");
+    assert_eq!(env.reason(third).unwrap().to_string(), "needs 2 cuda devices, 1 of 3 free");
+    // A device of each of two workers.
+    env.join("c", &[Device::Cuda(0); 2]);
+    assert_eq!(devices(&env, third), [(Device::Cuda(0), 0); 2]);
+    assert_ne!(env.at(third, 0).0, env.at(third, 1).0);
+    env.core.sanity_check().unwrap();
+}
+
+#[test]
+fn auto_takes_no_more_ranks_than_there_are_cuda_devices() {
+    let mut env = TestEnv::new();
+    env.join("a", &SHARED);
+    let text = "folds = [0]\n[train]\nreplicas = 4\n[resources]\ndevice = \"auto\"\n";
+    let study = env.submit(text);
+    let [first, second] = ["mti-net/0/0", "unet/0/0"].map(|key| trial(study, key));
+    assert_eq!((env.width(first), env.width(second)), (2, 2), "four slots on two devices");
+    // A gang that the CUDA devices cannot hold runs on the CPU where that can, as before.
+    let mut env = TestEnv::new();
+    env.join("a", &[Device::Cuda(0), Device::Cuda(0), Device::Cpu, Device::Cpu]);
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\ndevice = \"auto\"\nranks = 2\n");
+    assert_eq!(devices(&env, trial(study, "mti-net/0/0")), [(Device::Cpu, 2), (Device::Cpu, 3)]);
+}
+
+#[test]
+fn an_attempt_is_widened_to_more_devices_and_not_to_more_slots_of_its_own() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]\n[train]\nreplicas = 2\n[resources]\ndevice = \"cuda\"\n");
+    env.join("a", &SHARED[..2]);
+    let [head, last] = ["mti-net/0/0", "unet/0/0"].map(|key| trial(study, key));
+    env.rank_reports(last, 0, super::env::metrics(5));
+    env.rank_reports(last, 0, crate::Fact::Checkpoint(super::env::checkpoint(5, "c5")));
+    env.complete(head);
+    env.advance(70_000);
+    assert_eq!(
+        (env.width(last), env.core.trial(last).unwrap().attempts),
+        (1, 1),
+        "the spare slot is on its device"
+    );
+    env.join("b", &SHARED[..2]);
+    env.advance(500);
+    assert_eq!((env.width(last), env.last_end()), (2, mtinet_domain::trial::AttemptEnd::Widened));
+    assert_ne!(env.at(last, 0).0, env.at(last, 1).0);
+}
+
 #[test]
 fn cancelling_ends_waiting_trials_at_once_and_running_ones_after_a_grace() {
     let mut env = TestEnv::new();

@@ -29,6 +29,57 @@ fn a_paused_study_saves_stops_and_goes_on_from_there() {
 }
 
 #[test]
+fn a_paused_trial_saves_stops_and_leaves_its_slot_to_the_next_until_it_is_resumed() {
+    let (mut env, study, a, head) = TestEnv::one_slot("");
+    let next = trial(study, "unet/0/0");
+    env.rank_reports(head, 0, Fact::Checkpoint(checkpoint(5, "c5")));
+    assert_eq!(env.request(&Request::PauseTrial(head)), Ok(1));
+    assert_eq!((env.status(head), env.reason(head)), (TrialStatus::Waiting, Some(WaitReason::TrialPaused)));
+    assert_eq!(env.core.trial(head).unwrap().failures, 0);
+    assert_eq!(env.running(), [next]);
+    assert_eq!(env.request(&Request::PauseTrial(head)), Ok(0), "twice means the same as once");
+    env.restart(true);
+    env.connect(&a);
+    env.complete(next);
+    // What is paused is not over, and neither is its study; pausing and resuming that changes nothing for it.
+    for request in [Request::PauseStudy(study), Request::ResumeStudy(study)] {
+        env.request(&request).unwrap();
+    }
+    env.advance(5000);
+    assert_eq!((env.running(), env.core.study(study).unwrap().status()), (vec![], "running"));
+    env.request(&Request::ResumeTrial(head)).unwrap();
+    let (_, attempt) = env.at(head, 0);
+    assert_eq!(env.agents[&a].processes[&(attempt, Rank(0))].resume, Some(checkpoint(5, "c5")));
+    env.complete(head);
+    assert_eq!((env.count("trial_paused"), env.count("trial_resumed")), (1, 1));
+    let refused = env.request(&Request::PauseTrial(head)).unwrap_err();
+    assert!(
+        matches!(refused, Refusal::State(_)) && refused.to_string().contains("done already"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_paused_trial_is_cancelled_and_a_retry_forgets_that_it_was_paused() {
+    let mut env = TestEnv::new();
+    let study = env.submit("folds = [0]");
+    let (head, next) = (trial(study, "mti-net/0/0"), trial(study, "unet/0/0"));
+    env.request(&Request::PauseTrial(head)).unwrap();
+    env.join_cpus("a", 2);
+    assert_eq!(env.running(), [next], "what is paused before it ran does not start");
+    env.request(&Request::CancelTrial(head)).unwrap();
+    assert_eq!(env.status(head), TrialStatus::Cancelled);
+    env.restart(true);
+    env.connect(&super::env::worker("a"));
+    env.request(&Request::RetryTrials { study, trials: ALL }).unwrap();
+    assert_eq!(env.running(), [head, next]);
+    // A study takes its paused trials along.
+    env.request(&Request::PauseTrial(head)).unwrap();
+    env.request(&Request::CancelStudy(study)).unwrap();
+    assert_eq!(env.core.study(study).unwrap().status(), "cancelled");
+}
+
+#[test]
 fn others_use_the_slots_of_a_paused_study() {
     let mut env = TestEnv::new();
     let first = env.submit("folds = [0]");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::Server;
+
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// Write a synthetic data set of dynamic contrast-enhanced liver MRI.
@@ -17,6 +19,9 @@ pub enum DataCommand {
     Split(SplitArgs),
     /// Draw a case: its phases with the outline of the largest lesion, and the mask, as a PNG.
     Show(ShowCaseArgs),
+    /// Bring a data set to the coordinator, from which workers without it fetch it. `mtinet study submit` does this where
+    /// it is needed.
+    Upload(UploadArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +99,17 @@ pub struct SplitArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct UploadArgs {
+    /// Directory with `dataset.toml`.
+    pub dataset: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
 }
 
 #[derive(Debug, Args)]

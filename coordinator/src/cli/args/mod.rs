@@ -121,8 +121,9 @@ pub struct CoordinatorArgs {
 pub enum CoordinatorCommand {
     /// Copy the data of a coordinator, also while it serves.
     ///
-    /// FILE is one consistent moment of the event log. To restore, put it as `events.db` into a new data directory, and
-    /// the directory of `--with-artifacts` as `artifacts` beside it.
+    /// FILE is one consistent moment of the event log; who is drained or set aside goes into FILE with the ending
+    /// `.fleet.db`. To restore, put them as `events.db` and `fleet.db` into a new data directory, and the directory of
+    /// `--with-artifacts` as `artifacts` beside them.
     Backup(BackupArgs),
 }
 
@@ -148,7 +149,7 @@ pub struct RunArgs {
     /// Worker agents to start.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: u32,
-    /// Devices of each worker, as `mtinet-worker --devices` takes them: auto, cpu:4, cuda:0,cuda:1. By default
+    /// Devices of each worker, as `mtinet-worker --devices` takes them: auto, cpu:4, cuda:0,cuda:1, cuda:0*2,cpu:4. By default
     /// CUDA devices where there are any, else one CPU slot per core, shared among the workers.
     #[arg(long, value_name = "DEVICES")]
     pub devices: Option<String>,

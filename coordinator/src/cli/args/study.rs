@@ -19,9 +19,9 @@ pub enum StudyCommand {
     Show(ShowArgs),
     /// End a study, or one trial of it; what runs stops at a step boundary.
     Cancel(CancelArgs),
-    /// Let nothing of a study start until it is resumed; what runs saves and stops.
+    /// Let nothing of a study, or of one trial of it, start until it is resumed; what runs saves and stops.
     Pause(PauseArgs),
-    /// Let a paused study go on.
+    /// Let a paused study, or a paused trial, go on.
     Resume(PauseArgs),
     /// Try trials that failed or were cancelled again, from their last checkpoints.
     Retry(RetryArgs),
@@ -55,6 +55,10 @@ pub enum Preset {
 pub struct SubmitArgs {
     /// The study file.
     pub file: PathBuf,
+    /// Whether to bring the data set to the coordinator, from which workers without it fetch it: auto does so where a
+    /// connected worker has not got it.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = UploadData::Auto, env = "MTINET_UPLOAD_DATA")]
+    pub upload_data: UploadData,
     /// Wait for the study's end and show its progress; exit code 1 where it does not complete.
     #[arg(long)]
     pub wait: bool,
@@ -66,6 +70,17 @@ pub struct SubmitArgs {
     pub json: bool,
     #[command(flatten)]
     pub server: Server,
+}
+
+/// When a data set is brought to the coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UploadData {
+    /// Where a connected worker has not got it.
+    Auto,
+    /// In any case; files that are there already are not sent again.
+    Always,
+    /// Workers have it under their data root, or will get it another way.
+    Never,
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +121,9 @@ pub struct CancelArgs {
 pub struct PauseArgs {
     /// Number or name of the study; of several with one name, the newest.
     pub study: String,
+    /// Only this trial.
+    #[arg(long, value_name = "ARM/FOLD/SEED")]
+    pub trial: Option<TrialKey>,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,

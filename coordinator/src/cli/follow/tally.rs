@@ -168,6 +168,8 @@ impl Trial {
                 }
                 Some("is being cancelled".to_owned())
             }
+            Event::TrialPaused { .. } => Some("is paused".to_owned()),
+            Event::TrialResumed { .. } => Some("goes on when a slot is free".to_owned()),
             Event::TrialFailed { reason, .. } => {
                 self.state = State::Failed(reason.clone());
                 Some(format!("given up: {reason}"))
@@ -204,7 +206,7 @@ impl Trial {
             AttemptEnd::WorkerLost { reason, .. } => {
                 Some(format!("lost a worker ({reason}); goes on elsewhere"))
             }
-            AttemptEnd::Paused => Some("stopped: the study is paused".to_owned()),
+            AttemptEnd::Paused => Some("stopped: it is paused".to_owned()),
             AttemptEnd::Drained { worker } => {
                 Some(format!("stopped: worker {worker} is drained; goes on elsewhere"))
             }

@@ -122,6 +122,8 @@ impl Fleet {
                     ("--token-file", token_file.into_os_string()),
                     ("--devices", devices.into()),
                     ("--data-root", plan.data_root.clone().into_os_string()),
+                    // Whoever runs this chose the data set, links and all.
+                    ("--linked-data", "true".into()),
                     ("--work-dir", work.clone().into_os_string()),
                     ("--trainer", plan.programs.trainer.clone().into_os_string()),
                     ("--name", name.clone().into()),
@@ -167,7 +169,8 @@ struct Agent {
 /// Agents that share this machine's CPU each get cores of their own. An agent sizes its trainers' thread pools by the
 /// cores that it sees, and pools that sum up to more than there are slow each other down badly.
 fn share_of_cores(index: usize, devices: &[String]) -> Option<CpuSet> {
-    if devices.len() < 2 || !devices.iter().all(|devices| devices.starts_with("cpu")) {
+    let is_cpu = |device: &str| device.trim_start().starts_with("cpu");
+    if devices.len() < 2 || !devices.iter().flat_map(|devices| devices.split(',')).all(is_cpu) {
         return None;
     }
     let all = sched_getaffinity(Pid::from_raw(0)).ok()?;
@@ -432,7 +435,9 @@ mod tests {
         let cores = |share: CpuSet| (0..CpuSet::count()).filter(|&core| share.is_set(core).unwrap()).count();
         let all = cores(sched_getaffinity(Pid::from_raw(0)).unwrap());
         assert!(share_of_cores(0, &devices(1)).is_none());
-        assert!(share_of_cores(0, &["cuda:0".to_owned(), "cuda:1".to_owned()]).is_none());
+        for other in ["cuda:1", "cpu:2,cuda:0"] {
+            assert!(share_of_cores(0, &["cpu".to_owned(), other.to_owned()]).is_none());
+        }
         let two: usize = (0..2).map(|index| cores(share_of_cores(index, &devices(2)).unwrap())).sum();
         assert_eq!(two, all.max(2));
         assert_eq!(cores(share_of_cores(all + 1, &devices(all + 2)).unwrap()), 1);

@@ -1,5 +1,6 @@
 //! Which devices each local worker offers.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use mtinet_domain::spec::DeviceChoice;
@@ -80,13 +81,13 @@ fn share_cuda(workers: u32, devices: u32) -> Result<Vec<String>, CliError> {
 
 /// A gang that can never be placed would wait for ever.
 fn enough(wanted: &Wanted<'_>, per_worker: &[String]) -> Result<(), CliError> {
-    let Some(slots) = per_worker.iter().map(|devices| count(devices)).sum::<Option<Slots>>() else {
-        return Ok(());
-    };
+    let Some(slots) = Slots::of(per_worker) else { return Ok(()) };
+    // NCCL takes no two ranks of a gang on one device, whichever workers lend it.
+    let cuda = if wanted.ranks > 1 { slots.cuda_devices.len() as u32 } else { slots.cuda };
     let usable = match wanted.choice {
         DeviceChoice::Cpu => slots.cpu,
-        DeviceChoice::Cuda => slots.cuda,
-        DeviceChoice::Auto => slots.cpu.max(slots.cuda),
+        DeviceChoice::Cuda => cuda,
+        DeviceChoice::Auto => slots.cpu.max(cuda),
     };
     if usable >= wanted.ranks {
         return Ok(());
@@ -100,28 +101,31 @@ fn enough(wanted: &Wanted<'_>, per_worker: &[String]) -> Result<(), CliError> {
     )))
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// What device lists stand for.
+#[derive(Debug, Default)]
 struct Slots {
     cpu: u32,
     cuda: u32,
+    cuda_devices: BTreeSet<u32>,
 }
 
-impl std::iter::Sum for Slots {
-    fn sum<I: Iterator<Item = Self>>(slots: I) -> Self {
-        slots.fold(Self::default(), |sum, one| Self { cpu: sum.cpu + one.cpu, cuda: sum.cuda + one.cuda })
+impl Slots {
+    /// Of all workers; `None` where only the agents can tell.
+    fn of(per_worker: &[String]) -> Option<Self> {
+        let mut slots = Self::default();
+        for device in per_worker.iter().flat_map(|devices| devices.split(',')) {
+            match device.trim().split_once(':') {
+                Some(("cpu", count)) => slots.cpu = slots.cpu.saturating_add(count.trim().parse().ok()?),
+                Some(("cuda", device)) => {
+                    let (index, count) = device.split_once('*').unwrap_or((device, "1"));
+                    slots.cuda = slots.cuda.saturating_add(count.trim().parse().ok()?);
+                    slots.cuda_devices.insert(index.trim().parse().ok()?);
+                }
+                _ => return None,
+            }
+        }
+        Some(slots)
     }
-}
-
-/// Slots that a device list stands for; `None` where only the agent can tell.
-fn count(devices: &str) -> Option<Slots> {
-    devices
-        .split(',')
-        .map(|device| match device.trim().split_once(':') {
-            Some(("cpu", n)) => n.parse().ok().map(|cpu| Slots { cpu, cuda: 0 }),
-            Some(("cuda", _)) => Some(Slots { cpu: 0, cuda: 1 }),
-            _ => None,
-        })
-        .sum()
 }
 
 #[cfg(test)]
@@ -163,6 +167,13 @@ mod tests {
         assert!(error.to_string().contains("needs 2 slot(s)"), "{error}");
         assert!(choose(&wanted(2, 2, DeviceChoice::Auto, Some("cpu:1")), CPU).is_ok());
         assert!(choose(&wanted(1, 1, DeviceChoice::Cuda, None), CPU).is_err());
+        for (devices, fits) in [("cuda:0*2", false), ("cuda:0*2,cpu:1", true), ("cuda:0*2,cuda:1", true)] {
+            assert_eq!(
+                choose(&wanted(2, 2, DeviceChoice::Auto, Some(devices)), GPU).is_ok(),
+                fits,
+                "{devices}"
+            );
+        }
         assert!(
             choose(&wanted(1, 9, DeviceChoice::Auto, Some("auto")), CPU).is_ok(),
             "only the agent can tell"

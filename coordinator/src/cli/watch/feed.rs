@@ -318,6 +318,14 @@ async fn send(coordinator: &mut Coordinator, study: StudyId, command: Command) -
             coordinator.cancel_trial(study, key).await?;
             format!("{key} is being cancelled")
         }
+        Command::PauseTrial(key) => {
+            let stopping = coordinator.pause_trial(study, key).await?;
+            format!("{key} is paused; {stopping} attempts save and stop")
+        }
+        Command::ResumeTrial(key) => {
+            coordinator.resume_trial(study, key).await?;
+            format!("{key} goes on")
+        }
         Command::Retry(keys) => {
             let retried = coordinator.retry(study, &keys).await?;
             format!("{retried} trials are tried again, from their last checkpoints")

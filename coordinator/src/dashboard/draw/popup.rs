@@ -29,7 +29,7 @@ const HELP: [(&str, &[(&str, &str)]); 5] = [
         &[
             ("arrows", "select a trial"),
             ("Enter", "open it"),
-            ("c  t", "cancel, retry it"),
+            ("c  t  z", "cancel, retry, pause it"),
             ("x  m", "next loss, next metric"),
             ("g", "logarithmic loss axis"),
             ("v", "attempts, events, log"),

@@ -1,5 +1,6 @@
 //! One trial: facts, curves, and below them its attempts, its events or its log.
 
+use mtinet_domain::event::{DEVICE_MEMORY, SPEED};
 use mtinet_domain::trial::{AttemptEnd, TrialStatus};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -74,13 +75,12 @@ fn loss(buffer: &mut Buffer, area: Rect, scene: Scene<'_>, trial: Trial<'_>, dra
     let Scene { ui, look, .. } = scene;
     let curve = trial.result.curves.training();
     let mut names: Vec<&str> = curve.names().iter().map(String::as_str).collect();
-    names.retain(|name| *name != "learning_rate");
-    // The sum first; then its terms, in an order that does not depend on what was reported first.
-    names.sort_by_key(|name| (*name != "loss", *name));
+    names.retain(|name| !matches!(*name, "learning_rate" | DEVICE_MEMORY));
+    // The sum first; then its terms, in an order that does not depend on what was reported first; how fast it goes last.
+    names.sort_by_key(|name| (*name != "loss", SPEED.contains(name), *name));
     let name = names.get(ui.loss % names.len().max(1)).copied().unwrap_or("loss");
     let (points, last) = series(curve, name);
-    let what = if name == "loss" { "loss" } else { name };
-    let mut title = vec![Span::styled(format!("training {what}"), look.strong())];
+    let mut title = vec![Span::styled(format!("training {}", name.replace('_', " ")), look.strong())];
     if let Some(last) = last {
         title.push(Span::raw(format!("  {}", number(last))));
     }

@@ -16,6 +16,10 @@ pub enum Command {
     CancelStudy,
     /// End one trial.
     CancelTrial(TrialKey),
+    /// Let nothing of one trial start; what runs of it saves and stops.
+    PauseTrial(TrialKey),
+    /// Let it go on.
+    ResumeTrial(TrialKey),
     /// Try these again; all that failed or were cancelled where empty.
     Retry(Vec<TrialKey>),
     /// Have what runs on a worker go on elsewhere, or take that back.
@@ -84,6 +88,26 @@ pub fn cancel_trial(model: &Model, index: usize) -> Asked {
         )),
         status => Err(format!("{key} is {} already", status.word())),
     }
+}
+
+/// Pauses the selected trial, or lets it go on where it is paused.
+pub fn pause_or_resume_trial(model: &Model, index: usize) -> Asked {
+    let trial = model.study.trial(index).ok_or("no trial is selected")?;
+    let (key, status) = (trial.result.key, trial.progress.status);
+    if status.is_final() {
+        return Err(format!("{key} is {}; nothing of it runs", status.word()));
+    }
+    if trial.progress.is_paused {
+        return Ok((
+            Command::ResumeTrial(key),
+            format!("Let {key} go on?\nIt starts again as slots are free."),
+        ));
+    }
+    let consequence = match status {
+        TrialStatus::Running => "It saves and stops, and does not start until it is resumed.",
+        _ => "It does not start until it is resumed.",
+    };
+    Ok((Command::PauseTrial(key), format!("Pause trial {key}?\n{consequence}")))
 }
 
 /// Tries the selected trial again.

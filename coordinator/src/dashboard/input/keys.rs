@@ -142,6 +142,7 @@ fn on_screen(ui: &mut Ui, model: &Model, code: KeyCode) -> Effect {
 fn on_trials(ui: &mut Ui, model: &Model, code: KeyCode) -> Effect {
     match code {
         KeyCode::Char('c') => return ask(ui, model, command::cancel_trial(model, ui.trial)),
+        KeyCode::Char('z') => return ask(ui, model, command::pause_or_resume_trial(model, ui.trial)),
         KeyCode::Char('t') => return ask(ui, model, command::retry_trial(model, ui.trial)),
         KeyCode::Char('m') => ui.held_out += 1,
         KeyCode::Char('x') => ui.loss += 1,

@@ -142,6 +142,8 @@ fn describe(recorded: &Recorded) -> Option<(Level, String)> {
         Event::StudyResumed { by: who } => (Level::Info, format!("the study was resumed{}", by(who))),
         Event::StudyCancelled { by: who } => (Level::Warning, format!("the study was cancelled{}", by(who))),
         Event::TrialCancelled { by: who, .. } => (Level::Warning, format!("cancelled{}", by(who))),
+        Event::TrialPaused { by: who, .. } => (Level::Warning, format!("paused{}", by(who))),
+        Event::TrialResumed { by: who, .. } => (Level::Info, format!("resumed{}", by(who))),
         Event::TrialsRetried { trials, by: who } => {
             (Level::Info, format!("{} trials are tried again{}", trials.len(), by(who)))
         }

@@ -11,6 +11,8 @@ use super::pace::Pace;
 pub struct Progress {
     /// Where it stands.
     pub status: TrialStatus,
+    /// A person paused it.
+    pub is_paused: bool,
     /// Optimiser steps done by the attempt that runs, or by the last one.
     pub step: u64,
     /// Epochs begun.
@@ -35,6 +37,7 @@ impl Default for Progress {
     fn default() -> Self {
         Self {
             status: TrialStatus::Waiting,
+            is_paused: false,
             step: 0,
             epoch: 0,
             steps_per_epoch: None,
@@ -76,6 +79,8 @@ impl Progress {
             }
             Event::TrialFailed { .. } => self.status = TrialStatus::Failed,
             Event::TrialCancelled { .. } => self.cancel(),
+            Event::TrialPaused { .. } => self.is_paused = true,
+            Event::TrialResumed { .. } => self.is_paused = false,
             _ => {}
         }
     }
@@ -91,6 +96,7 @@ impl Progress {
     pub fn retry(&mut self) {
         self.status = TrialStatus::Waiting;
         self.retry_at_ms = None;
+        self.is_paused = false;
     }
 
     /// Share of its training that is done, 0 to 1. Evaluation follows the last step, so that only what is done is 1.

@@ -51,7 +51,7 @@ pub fn end_words(end: &AttemptEnd) -> String {
         }
         AttemptEnd::WorkerLost { reason, .. } => format!("lost a worker: {}", one_line(reason)),
         AttemptEnd::Cancelled => "cancelled".to_owned(),
-        AttemptEnd::Paused => "stopped: the study was paused".to_owned(),
+        AttemptEnd::Paused => "stopped: it was paused".to_owned(),
         AttemptEnd::Drained { worker } => format!("stopped: worker {worker} was drained"),
         AttemptEnd::Unfit { worker, cause } => {
             format!("failed, put down to worker {worker} ({}): {}", cause.exit, one_line(&cause.message))

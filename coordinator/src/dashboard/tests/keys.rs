@@ -56,6 +56,7 @@ fn every_command_is_confirmed_before_it_is_sent() {
         ('T', 0, Command::Retry(vec![])),
         ('c', 4, Command::CancelTrial(key("no-tim/1/0"))),
         ('t', 6, Command::Retry(vec![key("resnet50-cls/0/0")])),
+        ('z', 4, Command::PauseTrial(key("no-tim/1/0"))),
     ];
     for (letter, trial, command) in cases {
         let mut person = Person::new(ablation_model());
@@ -96,6 +97,18 @@ fn a_paused_study_is_resumed_with_the_same_key() {
     let mut person = Person::new(story.model());
     person.types("p");
     assert_eq!(person.types("y"), Effect::Send(Command::Resume));
+}
+
+#[test]
+fn a_paused_trial_is_resumed_with_the_same_key() {
+    let mut story = ablation();
+    story.tell(Event::TrialPaused { trial: key("no-tim/1/0"), by: None });
+    let mut person = Person::new(story.model());
+    person.ui.trial = 4;
+    person.types("z");
+    assert_eq!(person.types("y"), Effect::Send(Command::ResumeTrial(key("no-tim/1/0"))));
+    person.ui.trial = 0;
+    assert!(matches!(person.types("z"), Effect::Tell(why) if why.contains("mti-net/0/0 is done")));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A trial's training at a glance, as an image: losses, held-out Dice with its moving average, seconds an epoch, learning
 //! rate. What whoever comes from nnU-Net looks for in `progress.png`.
 
+use mtinet_domain::event::{DEVICE_MEMORY, SPEED};
+
 use super::axes::Axis;
 use super::canvas::{BLACK, Canvas, LETTER};
 use super::downsample::downsample;
@@ -50,8 +52,9 @@ pub fn progress_png(trial: &str, curves: &LearningCurves) -> Option<Vec<u8>> {
     }
     let scale = Scale::of(curves);
     let training = curves.training();
-    let names =
-        training.names().iter().filter(|name| !matches!(name.as_str(), TRAIN_SECONDS | LEARNING_RATE));
+    let is_loss =
+        |name: &str| !matches!(name, TRAIN_SECONDS | LEARNING_RATE | DEVICE_MEMORY) && !SPEED.contains(&name);
+    let names = training.names().iter().filter(|name| is_loss(name));
     let mut losses: Vec<Line> = names.map(|name| line(name, &training.series(name), &scale)).collect();
     // The sum first, then its terms as they were reported.
     losses.sort_by_key(|line| line.name != "loss");

@@ -76,6 +76,8 @@ impl TrainingLog {
             Event::AttemptEnded { attempt, end, .. } => format!("attempt {attempt} ended: {}", how(end)),
             Event::TrialFailed { reason, .. } => format!("given up: {}", one_line(reason)),
             Event::TrialCancelled { .. } => "cancelled".to_owned(),
+            Event::TrialPaused { .. } => "paused".to_owned(),
+            Event::TrialResumed { .. } => "resumed".to_owned(),
             _ => return String::new(),
         };
         line(time_ms, &words)
@@ -126,7 +128,7 @@ fn how(end: &AttemptEnd) -> String {
             format!("worker {worker} was lost: {}", one_line(reason))
         }
         AttemptEnd::Cancelled => "cancelled".to_owned(),
-        AttemptEnd::Paused => "the study is paused".to_owned(),
+        AttemptEnd::Paused => "it is paused".to_owned(),
         AttemptEnd::Drained { worker } => format!("worker {worker} is being drained"),
         AttemptEnd::Unfit { worker, cause } => format!("put down to worker {worker}{}", why(cause)),
         AttemptEnd::Widened => "to go on with more ranks".to_owned(),

@@ -41,6 +41,9 @@ impl Caller {
     /// `PERMISSION_DENIED` in words.
     pub fn may_speak_for(&self, worker: &str) -> Result<(), Status> {
         let Some(subject) = &self.subject else { return Ok(()) };
+        if worker.is_empty() {
+            return Err(Status::invalid_argument("worker_id is missing"));
+        }
         let owner = worker.rsplit_once('.').map_or(worker, |(owner, _)| owner);
         if owner == subject.id {
             return Ok(());

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use mtinet_runtime::tls::Limits;
 
+use super::QuotaLimits;
+
 /// Whether the coordinator serves without TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Plaintext {
@@ -29,6 +31,8 @@ pub struct AccessOptions {
     pub renewal_grace: Duration,
     /// How many connections it holds.
     pub limits: Limits,
+    /// What one identity may use.
+    pub quotas: QuotaLimits,
 }
 
 impl Default for AccessOptions {
@@ -39,6 +43,7 @@ impl Default for AccessOptions {
             certificate_life: Duration::from_secs(24 * 3600),
             renewal_grace: Duration::from_secs(7 * 24 * 3600),
             limits: Limits::default(),
+            quotas: QuotaLimits::default(),
         }
     }
 }

@@ -12,6 +12,8 @@ use mtinet_runtime::tls::{Fingerprint, Role, Subject, TlsError, Token, utc};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 use secrecy::SecretString;
 
+use crate::server::store::StoreError;
+
 const VERSION: u32 = 1;
 
 const TABLES: &str = "
@@ -45,9 +47,9 @@ const LISTED_MS: u64 = 30 * 24 * 3_600_000;
 /// The registry failed, or refuses in words.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// SQLite refuses: the disk is full, the file is damaged.
+    /// SQLite refuses: the disk is full or read-only, the file is damaged.
     #[error("the registry of identities failed")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] StoreError),
     /// Written by a newer mtinet.
     #[error("the registry of identities has schema {0}, this mtinet knows {VERSION}; use a newer mtinet")]
     Schema(u32),
@@ -57,6 +59,12 @@ pub enum RegistryError {
     /// The token or identity buys nothing.
     #[error("{0}")]
     Refused(String),
+}
+
+impl From<rusqlite::Error> for RegistryError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(StoreError::sqlite("use it")(error))
+    }
 }
 
 /// A token that was just made.

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use mtinet_proto::v1::auth_server::Auth;
 use mtinet_proto::v1::{
     CreateTokenRequest, CreateTokenResponse, EnrolRequest, IssuedIdentity, ListTokensRequest,
@@ -23,6 +23,10 @@ use crate::server::services::check_version;
 const JOIN_BURST: NonZeroU32 = NonZeroU32::new(200).expect("is not zero");
 const JOINS_A_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("is not zero");
 
+/// The same from all addresses together: each costs a signature.
+const ALL_JOINS_BURST: NonZeroU32 = NonZeroU32::new(1000).expect("is not zero");
+const ALL_JOINS_A_SECOND: NonZeroU32 = NonZeroU32::new(100).expect("is not zero");
+
 /// Addresses that are remembered before those that have been quiet are forgotten.
 const ADDRESSES: usize = 4096;
 
@@ -36,12 +40,15 @@ const MOST_USES: u32 = 100_000;
 pub struct AuthService {
     access: Arc<Access>,
     joins: DefaultKeyedRateLimiter<IpAddr>,
+    all_joins: DefaultDirectRateLimiter,
 }
 
 impl AuthService {
     /// The service in front of the keys.
     pub fn new(access: Arc<Access>) -> Self {
-        Self { access, joins: RateLimiter::keyed(Quota::per_second(JOINS_A_SECOND).allow_burst(JOIN_BURST)) }
+        let joins = RateLimiter::keyed(Quota::per_second(JOINS_A_SECOND).allow_burst(JOIN_BURST));
+        let all = Quota::per_second(ALL_JOINS_A_SECOND).allow_burst(ALL_JOINS_BURST);
+        Self { access, joins, all_joins: RateLimiter::direct(all) }
     }
 
     fn limit(&self, caller: &Caller) -> Result<(), Status> {
@@ -54,7 +61,11 @@ impl AuthService {
                 "too many attempts to join from {}; try again soon",
                 address.ip()
             ))
-        })
+        })?;
+        // Only those count here that their own address admits: one that is busy uses nothing up for others.
+        self.all_joins
+            .check()
+            .map_err(|_| Status::resource_exhausted("too many attempts to join; try again soon"))
     }
 
     fn issue(&self, csr: &[u8], subject: &Subject) -> Result<IssuedIdentity, Status> {

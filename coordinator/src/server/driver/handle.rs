@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mtinet_core::{Core, Hello, Refusal, Report, Request};
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{AttemptId, StudyId, StudySpec, WorkerId};
+use mtinet_proto::v1::CoordinatorMessage;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tonic::Status;
 use tracing::Span;
@@ -79,7 +80,6 @@ impl Handle {
     /// Asks for something in the name of `by`; the answer comes when what follows from it is stored.
     pub async fn ask(&self, request: Request, by: Option<String>) -> Result<u32, Status> {
         let (reply, answer) = oneshot::channel();
-        tracing::info!(target: "audit", by, ?request, "asked");
         self.send(Input::Ask { request, by, reply, call: Span::current() }).await?;
         answer.await.map_err(|_| ended())?.map_err(|refusal| match refusal {
             Refusal::Unknown(words) => Status::not_found(words),
@@ -95,6 +95,13 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let look = move |core: &Core, now_ms: u64| drop(reply.send(look(core, now_ms)));
         self.send(Input::Look(Box::new(look))).await?;
+        answer.await.map_err(|_| ended())
+    }
+
+    /// Tells every connected worker something; who was told, with names.
+    pub async fn tell_all(&self, message: CoordinatorMessage) -> Result<Vec<(WorkerId, String)>, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Tell { message: Box::new(message), reply }).await?;
         answer.await.map_err(|_| ended())
     }
 

@@ -48,6 +48,8 @@ enum Input {
     },
     /// Someone asks for something.
     Ask { request: Request, by: Option<String>, reply: oneshot::Sender<Result<u32, Refusal>>, call: Span },
+    /// Every connected worker is told something.
+    Tell { message: Box<CoordinatorMessage>, reply: oneshot::Sender<Vec<(WorkerId, String)>> },
     /// Someone looks at the state, once everything taken in so far is stored.
     Look(Look),
 }
@@ -55,8 +57,9 @@ enum Input {
 /// What is done when the events of a batch are stored.
 enum Afterwards {
     Submitted(oneshot::Sender<StudyId>, StudyId),
-    Asked(oneshot::Sender<Result<u32, Refusal>>, Result<u32, Refusal>),
+    Asked(oneshot::Sender<Result<u32, Refusal>>, journal::Asked),
     Look(Look),
+    Tell(Box<CoordinatorMessage>, oneshot::Sender<Vec<(WorkerId, String)>>),
     Welcome(WorkerId, u64),
 }
 

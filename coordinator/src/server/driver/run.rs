@@ -158,12 +158,13 @@ impl State {
             }
             Input::Ask { request, by, reply, call } => {
                 round.call.get_or_insert(call);
-                let answer = self.core.on_request(now_ms, &request, by).map(|(count, effects)| {
+                let answer = self.core.on_request(now_ms, &request, by.clone()).map(|(count, effects)| {
                     round.effects.extend(effects);
                     count
                 });
-                round.afterwards.push(Afterwards::Asked(reply, answer));
+                round.afterwards.push(Afterwards::Asked(reply, journal::Asked { by, request, answer }));
             }
+            Input::Tell { message, reply } => round.afterwards.push(Afterwards::Tell(message, reply)),
             Input::Look(look) => round.afterwards.push(Afterwards::Look(look)),
         }
     }
@@ -209,8 +210,12 @@ impl State {
                     self.send(&worker, convert::welcome(last_seq));
                 }
                 Afterwards::Submitted(reply, study) => drop(reply.send(study)),
-                Afterwards::Asked(reply, answer) => drop(reply.send(answer)),
+                Afterwards::Asked(reply, asked) => {
+                    asked.tell();
+                    drop(reply.send(asked.answer));
+                }
                 Afterwards::Look(look) => look(&self.core, now_ms),
+                Afterwards::Tell(message, reply) => drop(reply.send(self.tell_all(&message))),
             }
         }
         for (worker, command) in effects.send {
@@ -231,6 +236,20 @@ impl State {
             tokio::spawn(async move { artifacts.discard(effects.discard).await });
         }
         Ok(())
+    }
+
+    /// Those who speak for an agent that is no more have no slots, and nothing to be told.
+    fn tell_all(
+        &mut self,
+        message: &mtinet_proto::v1::CoordinatorMessage,
+    ) -> Vec<(mtinet_domain::WorkerId, String)> {
+        let is_there = |state: &mtinet_core::Worker| state.link == Link::Ready && !state.slots.is_empty();
+        let there = self.core.workers().filter(|(_, state)| is_there(state));
+        let told: Vec<_> = there.map(|(id, state)| (id.clone(), state.name.clone())).collect();
+        for (worker, _) in &told {
+            self.send(worker, message.clone());
+        }
+        told
     }
 
     fn send(&mut self, worker: &mtinet_domain::WorkerId, message: mtinet_proto::v1::CoordinatorMessage) {

@@ -1,6 +1,7 @@
 //! What a coordinator exports to Prometheus: counted where it happens, or read from the scheduler's state at a scrape.
 
 mod calls;
+mod speed;
 mod state;
 mod wait;
 
@@ -17,6 +18,7 @@ use mtinet_runtime::metrics::{
 
 pub use calls::CountLayer;
 
+use self::speed::SpeedGauges;
 use self::state::StateGauges;
 use self::wait::WaitClock;
 use super::artifacts::{Artifacts, Traffic};
@@ -36,6 +38,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     state: StateGauges,
+    speed: SpeedGauges,
     attempts_started: Counter,
     attempts_ended: Family<Label, Counter>,
     events: Family<Label, Counter>,
@@ -58,6 +61,7 @@ impl Metrics {
         register_process(&mut registry);
         let ours = registry.sub_registry_with_prefix("mtinet");
         let state = StateGauges::register(ours);
+        let speed = SpeedGauges::register(ours);
         ours.register("build", "The release that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let attempts_started =
             counter(ours, "attempts_started", "Attempts that were placed on a gang of slots");
@@ -81,6 +85,7 @@ impl Metrics {
         Self(Arc::new(Inner {
             registry,
             state,
+            speed,
             attempts_started,
             attempts_ended,
             events,
@@ -117,6 +122,7 @@ impl Metrics {
         let mut waits = lock(&self.0.waits);
         for (study, event) in events {
             self.0.events.get_or_create(&[("kind", event.kind())]).inc();
+            self.0.speed.apply(*study, event);
             match event {
                 Event::Metrics { records, .. } => {
                     let points: usize = records.iter().map(|record| record.values.len()).sum();

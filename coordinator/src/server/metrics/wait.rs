@@ -31,9 +31,13 @@ impl WaitClock {
                 // The pause after a failure is no waiting for slots.
                 self.since_ms.insert(id(trial), retry_at_ms.unwrap_or(now_ms).max(now_ms));
             }
-            Event::TrialFailed { trial, .. } | Event::TrialCancelled { trial, .. } => {
+            // What is paused waits for a person.
+            Event::TrialFailed { trial, .. }
+            | Event::TrialCancelled { trial, .. }
+            | Event::TrialPaused { trial, .. } => {
                 self.since_ms.remove(&id(trial));
             }
+            Event::TrialResumed { trial, .. } => drop(self.since_ms.insert(id(trial), now_ms)),
             Event::StudyFinished { .. } => self.since_ms.retain(|trial, _| trial.study != study),
             _ => {}
         }

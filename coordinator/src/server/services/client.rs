@@ -1,5 +1,7 @@
 //! `mtinet.v1.Client`: studies, events, workers and results for people's commands and dashboards.
 
+use std::sync::Arc;
+
 use mtinet_core::Request as Asked;
 use mtinet_domain::trial::DatasetRef;
 use mtinet_domain::{StudyId, StudySpec, TrialId, TrialKey, suggest};
@@ -16,9 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::feed::Feed;
-use super::{check_version, log, receive_artifact, send_artifact, views};
+use super::{DataService, check_version, log, receive_artifact, send_artifact, views};
 use crate::server::artifacts::Artifacts;
-use crate::server::auth::Caller;
+use crate::server::auth::{Caller, Followed, Quotas};
 use crate::server::driver::Handle;
 use crate::server::logs::Logs;
 use crate::server::store::Reader;
@@ -31,15 +33,25 @@ const EVENTS_AHEAD: usize = 256;
 pub struct ClientService {
     driver: Handle,
     artifacts: Artifacts,
+    data: DataService,
     log: Reader,
     logs: Logs,
     usage: FleetUsage,
+    quotas: Arc<Quotas>,
 }
 
 impl ClientService {
     /// The service in front of a driver.
-    pub fn new(driver: Handle, artifacts: Artifacts, log: Reader, logs: Logs, usage: FleetUsage) -> Self {
-        Self { driver, artifacts, log, logs, usage }
+    pub fn new(
+        driver: Handle,
+        artifacts: Artifacts,
+        data: DataService,
+        log: Reader,
+        logs: Logs,
+        usage: FleetUsage,
+        quotas: Arc<Quotas>,
+    ) -> Self {
+        Self { driver, artifacts, data, log, logs, usage, quotas }
     }
 
     /// A worker must find the weights that an arm starts from, whenever it asks.
@@ -85,9 +97,9 @@ impl ClientService {
 
 #[tonic::async_trait]
 impl Client for ClientService {
-    type StreamEventsStream = ReceiverStream<Result<v1::RecordedEvent, Status>>;
+    type StreamEventsStream = Followed<ReceiverStream<Result<v1::RecordedEvent, Status>>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
-    type StreamLogStream = ReceiverStream<Result<v1::LogChunk, Status>>;
+    type StreamLogStream = Followed<ReceiverStream<Result<v1::LogChunk, Status>>>;
 
     async fn get_server_info(
         &self,
@@ -193,6 +205,24 @@ impl Client for ClientService {
         Ok(Response::new(v1::CancelTrialResponse {}))
     }
 
+    async fn pause_trial(
+        &self,
+        request: Request<v1::PauseTrialRequest>,
+    ) -> Result<Response<v1::PauseTrialResponse>, Status> {
+        let trial = required("trial", request.get_ref().trial.clone())?;
+        let stopping = self.driver.ask(Asked::PauseTrial(trial), by(&request)).await?;
+        Ok(Response::new(v1::PauseTrialResponse { stopping }))
+    }
+
+    async fn resume_trial(
+        &self,
+        request: Request<v1::ResumeTrialRequest>,
+    ) -> Result<Response<v1::ResumeTrialResponse>, Status> {
+        let trial = required("trial", request.get_ref().trial.clone())?;
+        self.driver.ask(Asked::ResumeTrial(trial), by(&request)).await?;
+        Ok(Response::new(v1::ResumeTrialResponse {}))
+    }
+
     async fn drain_worker(
         &self,
         request: Request<v1::DrainWorkerRequest>,
@@ -218,8 +248,14 @@ impl Client for ClientService {
     ) -> Result<Response<v1::ExplainTrialResponse>, Status> {
         let v1::ExplainTrialRequest { study, trial } = request.into_inner();
         let id = self.find_trial(study, &trial).await?;
-        let explained = self.driver.look(move |core, _| core.explain(id)).await?;
-        let why = explained.ok_or_else(|| no_trial(study, &trial))?;
+        let look = move |core: &mtinet_core::Core, _| {
+            core.explain(id).zip(core.study(id.study).map(|study| study.dataset.clone()))
+        };
+        let explained = self.driver.look(look).await?;
+        let (mut why, dataset) = explained.ok_or_else(|| no_trial(study, &trial))?;
+        if !matches!(why.status, "done" | "cancelled") {
+            why.details.extend(self.data.explain(&dataset).await);
+        }
         Ok(Response::new(v1::ExplainTrialResponse {
             study: id.study.0,
             trial: id.key.to_string(),
@@ -236,6 +272,7 @@ impl Client for ClientService {
         let StreamEventsRequest { study, after, follow } = *request.get_ref();
         let study = StudyId(study);
         self.check_study(study).await?;
+        let share = follow.then(|| self.quotas.follow(&Caller::of(&request))).transpose()?;
         // Subscribing before reading leaves no gap between what is stored and what is live.
         let live = if follow { Some(self.driver.subscribe()?) } else { None };
         let (events, stream) = mpsc::channel(EVENTS_AHEAD);
@@ -244,18 +281,21 @@ impl Client for ClientService {
             // Whoever hung up needs no answer.
             let _ = feed.run(live).await;
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(Followed::new(ReceiverStream::new(stream), share)))
     }
 
     async fn stream_log(
         &self,
         request: Request<v1::StreamLogRequest>,
     ) -> Result<Response<Self::StreamLogStream>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let trial = request.trial.clone();
         let v1::Trial { study, key } = trial.ok_or_else(|| Status::invalid_argument("name the trial"))?;
         let id = self.find_trial(study, &key).await?;
-        log::show(&self.driver, &self.logs, id, &request).await.map(Response::new)
+        let share = request.follow.then(|| self.quotas.follow(&caller)).transpose()?;
+        let shown = log::show(&self.driver, &self.logs, id, &request).await?;
+        Ok(Response::new(Followed::new(shown, share)))
     }
 
     async fn list_workers(
@@ -274,6 +314,20 @@ impl Client for ClientService {
         request: Request<Streaming<PutArtifactRequest>>,
     ) -> Result<Response<v1::Artifact>, Status> {
         receive_artifact(&self.artifacts, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn find_dataset(
+        &self,
+        request: Request<v1::FindDatasetRequest>,
+    ) -> Result<Response<v1::FindDatasetResponse>, Status> {
+        self.data.find(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn offer_dataset(
+        &self,
+        request: Request<Streaming<v1::OfferDatasetRequest>>,
+    ) -> Result<Response<v1::OfferDatasetResponse>, Status> {
+        self.data.offer(request.into_inner()).await.map(Response::new)
     }
 
     async fn get_artifact(

@@ -50,7 +50,7 @@ pub async fn take_in(
         }
     }
     // Logs are the last to be kept; the agent tries again.
-    artifacts.check_room(request.data.len() as u64)?;
+    artifacts.room().check(request.data.len() as u64)?;
     let (logs, offset, data, skips) = (logs.clone(), request.offset, request.data, request.skips);
     let next = blocking(move || logs.append(attempt, rank, &worker, offset, &data, skips)).await?;
     Ok(PutLogResponse { next })

@@ -1,19 +1,24 @@
 //! The gRPC services: check what comes in, ask the driver, answer in words.
 
 mod client;
+mod data;
 mod feed;
 mod log;
 mod views;
 mod worker;
 
+use std::time::Duration;
+
 use mtinet_proto::PROTOCOL_VERSION;
-use mtinet_proto::v1::{Artifact, ArtifactChunk, PutArtifactRequest, put_artifact_request};
+use mtinet_proto::v1::put_artifact_request::Part;
+use mtinet_proto::v1::{Artifact, ArtifactChunk, PutArtifactRequest};
 use mtinet_runtime::convert::{FromProto, ToProto, required};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 pub use client::ClientService;
+pub use data::DataService;
 pub use worker::WorkerService;
 
 use super::artifacts::{Artifacts, Incoming};
@@ -58,17 +63,19 @@ async fn send_artifact(
     Ok(ReceiverStream::new(stream))
 }
 
-/// Takes in a file that is announced with its hash and follows in parts.
+/// Takes in a file that is announced with its hash and follows in parts. Whoever begins and sends no more is to keep
+/// neither room nor one of the places for long.
 async fn receive_artifact(
     artifacts: &Artifacts,
     mut parts: Streaming<PutArtifactRequest>,
 ) -> Result<Artifact, Status> {
-    let announced = match parts.message().await?.and_then(|message| message.part) {
-        Some(put_artifact_request::Part::Announce(artifact)) => required("announce", Some(artifact))?,
+    let silence = artifacts.room().limits().silence;
+    let announced = match next_part(&mut parts, silence).await? {
+        Some(Part::Announce(artifact)) => required("announce", Some(artifact))?,
         _ => return Err(Status::invalid_argument("the first part must announce the artifact")),
     };
     let mut incoming = artifacts.put(announced).await?;
-    match take_in(&mut parts, &mut incoming).await {
+    match take_in(&mut parts, silence, &mut incoming).await {
         Ok(()) => Ok(incoming.finish().await?.to_proto()),
         Err(status) => {
             incoming.abort().await;
@@ -77,12 +84,32 @@ async fn receive_artifact(
     }
 }
 
-async fn take_in(parts: &mut Streaming<PutArtifactRequest>, incoming: &mut Incoming) -> Result<(), Status> {
-    while let Some(message) = parts.message().await? {
-        match message.part {
-            Some(put_artifact_request::Part::Data(data)) => incoming.write(&data).await?,
-            _ => return Err(Status::invalid_argument("only data may follow the announcement")),
+async fn take_in(
+    parts: &mut Streaming<PutArtifactRequest>,
+    silence: Duration,
+    incoming: &mut Incoming,
+) -> Result<(), Status> {
+    while let Some(part) = next_part(parts, silence).await? {
+        match part {
+            Part::Data(data) => incoming.write(&data).await?,
+            Part::Announce(_) => {
+                return Err(Status::invalid_argument("only data may follow the announcement"));
+            }
         }
     }
     Ok(())
+}
+
+/// The next part of a file; none at its end.
+async fn next_part(
+    parts: &mut Streaming<PutArtifactRequest>,
+    silence: Duration,
+) -> Result<Option<Part>, Status> {
+    let message = tokio::time::timeout(silence, parts.message()).await.map_err(|_| {
+        let seconds = silence.as_secs_f64();
+        Status::deadline_exceeded(format!("nothing of the file arrived for {seconds} s; send it again"))
+    })??;
+    let Some(message) = message else { return Ok(None) };
+    let part = message.part.ok_or_else(|| Status::invalid_argument("a part of a file holds nothing"))?;
+    Ok(Some(part))
 }

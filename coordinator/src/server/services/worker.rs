@@ -1,21 +1,23 @@
 //! `mtinet.v1.Worker`: agents join, keep a session, and move artifacts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mtinet_domain::WorkerId;
 use mtinet_proto::v1::worker_server::Worker;
 use mtinet_proto::v1::{
-    Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, Hello, JoinRequest, JoinResponse,
-    PutArtifactRequest, PutLogRequest, PutLogResponse, WorkerMessage, worker_message,
+    Artifact, ArtifactChunk, CoordinatorMessage, GetArtifactRequest, GetDatasetRequest, Hello, JoinRequest,
+    JoinResponse, PutArtifactRequest, PutLogRequest, PutLogResponse, TellDatasetRequest, TellDatasetResponse,
+    WorkerMessage, worker_message,
 };
 use mtinet_runtime::convert::optional;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{check_version, log, receive_artifact, send_artifact};
+use super::{DataService, check_version, log, receive_artifact, send_artifact};
 use crate::server::artifacts::Artifacts;
-use crate::server::auth::Caller;
+use crate::server::auth::{Caller, Quotas};
 use crate::server::convert;
 use crate::server::driver::{Handle, Outbox, SessionNumber};
 use crate::server::logs::Logs;
@@ -32,8 +34,10 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub struct WorkerService {
     driver: Handle,
     artifacts: Artifacts,
+    data: DataService,
     logs: Logs,
     usage: FleetUsage,
+    quotas: Arc<Quotas>,
     heartbeat_ms: u32,
     lease_ms: u64,
 }
@@ -43,12 +47,14 @@ impl WorkerService {
     pub fn new(
         driver: Handle,
         artifacts: Artifacts,
+        data: DataService,
         logs: Logs,
         usage: FleetUsage,
+        quotas: Arc<Quotas>,
         options: &ServerOptions,
     ) -> Self {
         let (heartbeat_ms, lease_ms) = (options.heartbeat_ms, options.lease_ms);
-        Self { driver, artifacts, logs, usage, heartbeat_ms, lease_ms }
+        Self { driver, artifacts, data, logs, usage, quotas, heartbeat_ms, lease_ms }
     }
 }
 
@@ -56,11 +62,14 @@ impl WorkerService {
 impl Worker for WorkerService {
     type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
     type GetArtifactStream = ReceiverStream<Result<ArtifactChunk, Status>>;
+    type GetDatasetStream = ReceiverStream<Result<ArtifactChunk, Status>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         check_version(request.get_ref().protocol_version)?;
+        let caller = Caller::of(&request);
+        self.quotas.join(&caller)?;
         Ok(Response::new(JoinResponse {
-            worker_id: Caller::of(&request).new_worker_id(),
+            worker_id: caller.new_worker_id(),
             heartbeat_interval_ms: self.heartbeat_ms,
             lease_ms: u32::try_from(self.lease_ms).unwrap_or(u32::MAX),
         }))
@@ -77,11 +86,13 @@ impl Worker for WorkerService {
         caller.may_speak_for(&hello.worker_id)?;
         let hello = convert::hello(hello).map_err(|error| error.within("hello"))?;
         let worker = hello.worker.clone();
+        let shares = self.quotas.session(&caller, u32::try_from(hello.slots.len()).unwrap_or(u32::MAX))?;
         let (outbox, stream) = mpsc::channel(OUTBOX);
         let session = self.driver.open(hello, outbox.clone()).await?;
         let (driver, usage) = (self.driver.clone(), self.usage.clone());
         tokio::spawn(async move {
             read(&driver, &usage, messages, &worker, session, outbox).await;
+            drop(shares);
             usage.forget(&worker, session);
             // The driver may be gone first, at the end of the server.
             let _ = driver.close(worker, session).await;
@@ -101,6 +112,21 @@ impl Worker for WorkerService {
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Self::GetArtifactStream>, Status> {
         send_artifact(&self.artifacts, request.into_inner().blake3).await.map(Response::new)
+    }
+
+    async fn get_dataset(
+        &self,
+        request: Request<GetDatasetRequest>,
+    ) -> Result<Response<Self::GetDatasetStream>, Status> {
+        self.data.give(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn tell_dataset(
+        &self,
+        request: Request<TellDatasetRequest>,
+    ) -> Result<Response<TellDatasetResponse>, Status> {
+        let caller = Caller::of(&request);
+        self.data.told(&caller, request.into_inner()).map(Response::new)
     }
 
     async fn put_log(&self, request: Request<PutLogRequest>) -> Result<Response<PutLogResponse>, Status> {

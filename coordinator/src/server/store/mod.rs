@@ -14,6 +14,8 @@ use mtinet_domain::StudyId;
 use mtinet_domain::event::{Event, Recorded};
 
 pub use reader::Reader;
+#[cfg(test)]
+pub use schema::VERSION;
 pub use writer::Writer;
 
 /// An event as it is stored and sent to clients.
@@ -52,10 +54,32 @@ pub enum StoreError {
         /// What it said.
         source: rusqlite::Error,
     },
+    /// Files or a file system that may only be read.
+    #[error(
+        "SQLite could not {doing}: the data directory holds files that this user may only read, or is on a read-only file \
+         system; make it writable or give another directory with --data-dir"
+    )]
+    ReadOnly {
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// The disk fails. A file system that turned read-only under open files shows itself so as well.
+    #[error(
+        "SQLite could not {doing}: the disk of the data directory fails or has become read-only, which the system's log \
+         tells (dmesg); repair it and start the coordinator again, nothing that was acknowledged is lost"
+    )]
+    Disk {
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        source: rusqlite::Error,
+    },
     /// A database of something else.
     #[error("the file is a database, but no event log of mtinet; give another directory with --data-dir")]
     Foreign,
-    /// SQLite refuses: the file is damaged, the disk fails.
+    /// SQLite refuses: the file is damaged.
     #[error("SQLite failed to {doing}")]
     Sqlite {
         /// What was tried.
@@ -64,7 +88,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The log was written by a newer mtinet.
-    #[error("the event log has schema {found}, this mtinet knows {known}; use a newer mtinet")]
+    #[error("the log has schema {found}, this mtinet knows {known}; use a newer mtinet")]
     Schema {
         /// The log's.
         found: u32,
@@ -90,9 +114,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+    /// What SQLite says of one of our databases, while doing something, with what to do about it.
+    pub fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source: rusqlite::Error| match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { doing, source },
+            Some(ErrorCode::ReadOnly) => Self::ReadOnly { doing, source },
+            Some(ErrorCode::SystemIoFailure) => Self::Disk { doing, source },
             _ => Self::Sqlite { doing, source },
         }
     }
@@ -113,9 +140,17 @@ pub fn open(path: &Path) -> Result<(Writer, Reader), StoreError> {
 /// # Errors
 /// A log that cannot be read, a target that cannot be written.
 pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
+    schema::version(&read_only(log)?)?;
+    copy_database(log, target)
+}
+
+/// As [`copy`], of any SQLite database.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_database(source: &Path, target: &Path) -> Result<(), StoreError> {
     let failed = StoreError::sqlite;
-    let from = read_only(log)?;
-    schema::version(&from)?;
+    let from = read_only(source)?;
     let mut to = Connection::open(target).map_err(failed("write the copy"))?;
     let backup = rusqlite::backup::Backup::new(&from, &mut to).map_err(failed("begin the copy"))?;
     // All pages in one step: a reader of a WAL database sees one moment and holds no writer up.
@@ -125,7 +160,7 @@ pub fn copy(log: &Path, target: &Path) -> Result<(), StoreError> {
     drop(backup);
     // One file, without a write-ahead log beside it.
     to.pragma_update(None, "journal_mode", "DELETE").map_err(failed("finish the copy"))?;
-    to.close().map_err(|(_, source)| StoreError::Sqlite { doing: "finish the copy", source })
+    to.close().map_err(|(_, source)| failed("finish the copy")(source))
 }
 
 /// Reads a log that this process does not write.

@@ -104,6 +104,20 @@ async fn a_full_disk_is_named_and_acknowledges_nothing() {
 }
 
 #[tokio::test]
+async fn a_log_that_may_only_be_read_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let connection = schema::open(&path).unwrap();
+    // SQLite answers as it does where it could open the file for reading only.
+    connection.pragma_update(None, "query_only", true).unwrap();
+    let writer = Writer::start(connection).unwrap();
+    let error = writer.append(1, vec![(StudyId(1), submitted())]).await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    assert!(error.to_string().contains("--data-dir"), "{error}");
+    assert!(matches!(writer.append(3, Vec::new()).await, Err(StoreError::Ended)), "it is over");
+}
+
+#[tokio::test]
 async fn a_failed_commit_ends_the_writer() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, reader) = open(&dir.path().join("events.db")).unwrap();

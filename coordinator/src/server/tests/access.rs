@@ -3,10 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
+use mtinet_proto::v1;
 use mtinet_runtime::net::{self, Channel};
-use mtinet_runtime::tls::{Authority, Credentials, NewKey, Role, Subject, Validity};
+use mtinet_runtime::tls::{
+    Authority, Credentials, NewKey, Role, SERVER_NAME, Subject, Validity, client_config,
+};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
+use rustls::pki_types::ServerName;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::{Code, Status};
 
 use super::fleet::*;
@@ -57,11 +64,11 @@ fn every_method_names_the_roles_that_it_admits() {
     }
     let missing: Vec<_> = methods.iter().filter(|method| table::admits(method).is_none()).collect();
     assert!(missing.is_empty(), "these methods need a line in server/auth/table.rs: {missing:?}");
+    let unknown: Vec<_> = table::METHODS.iter().filter(|(method, _)| !methods.contains(*method)).collect();
+    assert!(unknown.is_empty(), "no service has these methods: {unknown:?}");
     let open: Vec<_> = table::METHODS.iter().filter(|(_, admits)| *admits == Admits::Anyone).collect();
     assert_eq!(open.len(), 1, "only Auth.Join serves strangers: {open:?}");
-    let mut names: Vec<_> = table::METHODS.iter().map(|(method, _)| method).collect();
-    names.dedup();
-    assert_eq!(names.len(), table::METHODS.len(), "a method is named twice");
+    assert_eq!(table::METHODS.len(), methods.len(), "a method is named twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -95,7 +102,12 @@ async fn no_method_serves_a_stranger_an_expired_certificate_or_a_wrong_role() {
         let (expired, early) = (server.channel_as(&expired).await, server.channel_as(&early).await);
         let valid = server.channel_as(&valid).await;
         for method in methods() {
-            let Some(Admits::Roles(roles)) = table::admits(&method) else { continue };
+            let roles = match table::admits(&method).unwrap() {
+                Admits::Anyone => continue,
+                // Of whatever role; but a certificate that ended long ago renews no more than it does anything else.
+                Admits::Renewing => &Role::ALL[..],
+                Admits::Roles(roles) => roles,
+            };
             let status = call(&expired, &method).await.unwrap_err();
             assert_eq!(status.code(), Code::Unauthenticated, "{method}: {status}");
             assert!(status.message().contains("expired at"), "{status}");
@@ -125,23 +137,53 @@ async fn certificates_of_others_end_in_the_handshake() {
     // Of another authority, by a client that trusts ours.
     let signed_elsewhere = other.sign(&key.csr().unwrap(), &operator, validity).unwrap();
     let foreign = Credentials::of(key.certified(&signed_elsewhere, ours.pem()).unwrap());
+    let alert = handshake(&server, &foreign).await.expect_err("the handshake went through");
+    // The second where both authorities have the same name.
+    assert!(
+        matches!(alert, rustls::AlertDescription::UnknownCA | rustls::AlertDescription::DecryptError),
+        "{alert:?}"
+    );
+    handshake(&server, &Credentials::Identity(server.ready().operator.clone())).await.unwrap();
+    let mut served = server.client().await;
     for method in methods() {
         let channel = net::connect_as(&server.ready().url, &foreign).await;
-        let served = match channel {
+        let answered = match channel {
             Ok(channel) => call(&channel, &method).await,
             Err(error) => Err(Status::unknown(error.to_string())),
         };
-        let status = served.expect_err(&method);
+        let status = answered.expect_err(&method);
         assert!(
             matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Internal),
             "{method}: {status:?}"
         );
+        // It is the caller who is refused: a server that ended would fail the same calls.
+        let listed = within("an answer", served.list_studies(v1::ListStudiesRequest {})).await;
+        listed.unwrap_or_else(|status| panic!("after {method}: {status}"));
     }
     // A client of another coordinator meets this one.
     let lost = Credentials::of(other.issue(&operator, validity).unwrap());
     let error = net::connect_as(&server.ready().url, &lost).await.unwrap_err();
     assert!(error.to_string().contains("another authority"), "{error}");
     server.stop().await.unwrap();
+}
+
+/// Shakes hands and says nothing more: what the server makes of the certificate. The client's side of TLS 1.3 is done
+/// before the server has looked at it, so that the verdict comes with the first bytes.
+async fn handshake(server: &Server, credentials: &Credentials) -> Result<(), rustls::AlertDescription> {
+    let config = client_config(credentials).unwrap().unwrap();
+    let address = server.ready().url.trim_start_matches("https://").to_owned();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(SERVER_NAME).unwrap();
+    let verdict = async {
+        let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+        // A server that takes the certificate speaks first: HTTP/2's settings.
+        stream.read_exact(&mut [0]).await
+    };
+    let Err(error) = within("the server's verdict", verdict).await else { return Ok(()) };
+    match error.get_ref().and_then(|error| error.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => Err(*alert),
+        _ => panic!("no verdict: {error:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

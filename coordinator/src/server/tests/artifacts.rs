@@ -1,10 +1,13 @@
 //! Artifacts go in whole or not at all.
 
+use std::time::Duration;
+
 use mtinet_proto::v1::put_artifact_request::Part;
 use mtinet_proto::v1::{self, PutArtifactRequest};
 use tonic::{Code, Status};
 
 use super::fleet::*;
+use crate::server::{ServerOptions, UploadLimits};
 
 async fn get(server: &Server, blake3: String) -> Result<Vec<u8>, Status> {
     let mut client = server.client().await;
@@ -48,6 +51,41 @@ async fn damaged_and_unknown_artifacts_are_refused_in_words() {
     assert_eq!(refused.code(), Code::InvalidArgument);
     let left: Vec<_> = walk(&dir.path().join("artifacts"));
     assert!(left.is_empty(), "{left:?}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_upload_that_stalls_is_given_up_and_makes_room_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = UploadLimits { at_once: 1, silence: Duration::from_millis(200), ..UploadLimits::default() };
+    let server = Server::start(ServerOptions { uploads, ..options(dir.path()) }).await;
+    let content = b"some content";
+    let begun = [Part::Announce(artifact(content)), Part::Data(content[..4].to_vec())];
+    for parts in [&begun[..0], &begun[..1], &begun] {
+        // The stream stays open: only the time that passes ends it.
+        let (sender, stream) = tokio::sync::mpsc::channel(4);
+        for part in parts {
+            sender.try_send(PutArtifactRequest { part: Some(part.clone()) }).unwrap();
+        }
+        let mut client = server.worker_client().await;
+        let stalled = client.put_artifact(tokio_stream::wrappers::ReceiverStream::new(stream));
+        let refused = within("an end of the upload", stalled).await.unwrap_err();
+        assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused}");
+        assert!(walk(&dir.path().join("artifacts")).is_empty(), "nothing is left of it");
+        drop(sender);
+    }
+    within("the only place", put_as(&server, artifact(content), content)).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_beyond_the_limit_is_refused_before_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = UploadLimits { file_bytes: 4, ..UploadLimits::default() };
+    let server = Server::start(ServerOptions { uploads, ..options(dir.path()) }).await;
+    let refused = put_as(&server, artifact(b"12345"), b"12345").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    put_as(&server, artifact(b"1234"), b"1234").await.unwrap();
     server.stop().await.unwrap();
 }
 

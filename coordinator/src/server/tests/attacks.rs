@@ -7,8 +7,8 @@ use std::time::Duration;
 use mtinet_proto::v1;
 use mtinet_proto::v1::auth_client::AuthClient;
 use mtinet_proto::v1::client_client::ClientClient;
-use mtinet_runtime::net;
-use mtinet_runtime::tls::{Credentials, SERVER_NAME, client_config};
+use mtinet_runtime::net::{self, Channel};
+use mtinet_runtime::tls::{Credentials, Role, SERVER_NAME, client_config};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ use tonic::Code;
 
 use super::fleet::*;
 use crate::server::ServerOptions;
-use crate::server::auth::{AccessOptions, Plaintext};
+use crate::server::auth::{AccessOptions, Plaintext, QuotaLimits};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: u8 = 4;
@@ -26,10 +26,10 @@ const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 
 /// A fixed stream of bytes that looks random.
-struct Noise(u64);
+pub struct Noise(pub u64);
 
 impl Noise {
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut next = || {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
@@ -76,7 +76,7 @@ async fn say(mut to: impl AsyncReadExt + AsyncWriteExt + Unpin, what: &[u8]) {
     let _ = tokio::time::timeout(Duration::from_millis(50), listen).await;
 }
 
-async fn still_serves(server: &Server) {
+pub async fn still_serves(server: &Server) {
     let answer = async { server.client().await.list_studies(v1::ListStudiesRequest {}).await };
     within("an answer", answer).await.unwrap();
 }
@@ -191,6 +191,84 @@ async fn strangers_who_hold_connections_keep_nobody_out() {
     let mut all = Vec::new();
     // An end with or without TLS's goodbye.
     let _ = within("the end of a stranger's connection", stream.read_to_end(&mut all)).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn one_identity_cannot_have_all_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = mtinet_runtime::tls::Limits { per_identity: 3, ..Default::default() };
+    let access = AccessOptions { limits, ..AccessOptions::default() };
+    let server = Server::start(ServerOptions { access, ..options(dir.path()) }).await;
+    let greedy = Credentials::of(server.identity(Role::Viewer, "greedy"));
+    let listed =
+        async |channel: Channel| net::client_client(channel).list_studies(v1::ListStudiesRequest {}).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let channel = server.channel_as(&greedy).await;
+        listed(channel.clone()).await.unwrap();
+        held.push(channel);
+    }
+    // The door closes after the handshake, which the client may learn only from its first call.
+    if let Ok(channel) = net::connect_as(&server.ready().url, &greedy).await {
+        listed(channel).await.unwrap_err();
+    }
+    still_serves(&server).await;
+    held.clear();
+    within("a place that is free again", async {
+        loop {
+            if let Ok(channel) = net::connect_as(&server.ready().url, &greedy).await
+                && listed(channel).await.is_ok()
+            {
+                return;
+            }
+        }
+    })
+    .await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn one_identity_cannot_have_all_sessions_and_streams() {
+    let dir = tempfile::tempdir().unwrap();
+    let quotas = QuotaLimits { sessions: 2, slots: 5, followed: 2, ..QuotaLimits::default() };
+    let access = AccessOptions { quotas, ..AccessOptions::default() };
+    let server = Server::start(ServerOptions { access, ..options(dir.path()) }).await;
+    let mut client = server.client().await;
+    let study = submit(&mut client, "folds = [0]\n").await;
+    let mut first = Agent::join(&server, 3).await;
+    first.assignment().await;
+    let hello = |slots: u32| {
+        let device = v1::Device { kind: v1::device::Kind::Cpu.into(), index: 0 };
+        message(v1::worker_message::Message::Hello(v1::Hello {
+            protocol_version: mtinet_proto::PROTOCOL_VERSION,
+            worker_id: Server::worker_id(),
+            slots: (0..slots).map(|index| v1::Slot { index, device: Some(device) }).collect(),
+            ..v1::Hello::default()
+        }))
+    };
+    let mut worker = server.worker_client().await;
+    let refused = worker.session(tokio_stream::iter([hello(3)])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let second = Agent::join(&server, 2).await;
+    let refused = worker.session(tokio_stream::iter([hello(0)])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    // A session that is over is one that another may have.
+    drop(second);
+    within("a session that is free again", async {
+        while worker.session(tokio_stream::iter([hello(0)])).await.is_err() {}
+    })
+    .await;
+
+    let follow = v1::StreamEventsRequest { study, after: 0, follow: true };
+    let followed = [client.stream_events(follow).await.unwrap(), client.stream_events(follow).await.unwrap()];
+    let refused = client.stream_events(follow).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let whole = v1::StreamEventsRequest { follow: false, ..follow };
+    client.stream_events(whole).await.unwrap();
+    drop(followed);
+    within("a stream that is free again", async { while client.stream_events(follow).await.is_err() {} })
+        .await;
     server.stop().await.unwrap();
 }
 

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use mtinet_domain::fleet::FleetEvent;
 use mtinet_proto::v1;
 
 use super::fleet::*;
+use crate::server::data_dir::FLEET;
+use crate::server::fleet_log::FleetLog;
 use crate::server::{Backup, DATABASE, ServerError, backup};
 
 fn stored(data_dir: &Path, content: &str) -> PathBuf {
@@ -26,6 +29,8 @@ async fn a_backup_of_a_running_coordinator_is_restored() {
     let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let server = Server::start(options(dir.path())).await;
     let mut client = server.client().await;
+    let spare = Agent::join(&server, 1).await;
+    client.drain_worker(v1::DrainWorkerRequest { worker: spare.id.clone(), undo: false }).await.unwrap();
     let study = submit(&mut client, "folds = [0, 1]\n").await;
     let mut agent = Agent::join(&server, 2).await;
     let (first, second) = (agent.assignment().await, agent.assignment().await);
@@ -39,7 +44,14 @@ async fn a_backup_of_a_running_coordinator_is_restored() {
     let (file, files) = (copies.path().join("events.db"), copies.path().join("artifacts"));
     let copy = |file: &Path| backup(dir.path(), file, Some(&files));
     let made = tokio::task::block_in_place(|| copy(&file)).unwrap();
-    let expected = Backup { studies: 1, events: made.events, copied: 3, ..Backup::default() };
+    let fleet = copies.path().join("events.fleet.db");
+    let expected = Backup {
+        studies: 1,
+        events: made.events,
+        fleet: Some(fleet.clone()),
+        copied: 3,
+        ..Backup::default()
+    };
     assert_eq!(made, expected, "the checkpoint, the weights and the evaluation; c9 is nobody's");
     let then = events(&mut client, study, 0, false).await;
     // What happens afterwards is in the next copy, which takes only the files that are new.
@@ -51,8 +63,14 @@ async fn a_backup_of_a_running_coordinator_is_restored() {
     assert!(matches!(refused, ServerError::Backup { .. }), "it overwrites nothing: {refused}");
     server.stop().await.unwrap();
 
-    assert_eq!(std::fs::read_dir(copies.path()).unwrap().count(), 3, "nothing lies beside the copies");
+    assert_eq!(std::fs::read_dir(copies.path()).unwrap().count(), 5, "nothing lies beside the copies");
     std::fs::remove_file(copies.path().join("later.db")).unwrap();
+    std::fs::rename(fleet, copies.path().join(FLEET)).unwrap();
+    let marks = FleetLog::open(&copies.path().join(FLEET)).unwrap().events().unwrap();
+    assert!(
+        matches!(&marks[..], [FleetEvent::WorkerDrained { worker, .. }] if worker.0 == spare.id),
+        "{marks:?}"
+    );
     let server = Server::start(options(copies.path())).await;
     let mut client = server.client().await;
     assert_eq!(events(&mut client, study, 0, false).await, then);

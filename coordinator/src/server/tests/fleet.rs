@@ -352,6 +352,15 @@ pub fn metrics(step: u64) -> Fact {
     Fact::Metrics(v1::MetricBatch { records: vec![record] })
 }
 
+/// How fast an epoch went.
+pub fn speed(step: u64) -> Fact {
+    let values = [("step_seconds", 0.25), ("data_wait", 0.125), ("samples_per_second", 32.0)];
+    let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+    let scope = v1::metric_record::Scope::Epoch.into();
+    let record = v1::MetricRecord { scope, step, epoch: 1, train_seconds: 5.0, values };
+    Fact::Metrics(v1::MetricBatch { records: vec![record] })
+}
+
 pub fn submission(extra: &str) -> v1::SubmitStudyRequest {
     let text = format!("name = \"s\"\ndataset = \"d\"\narms = [\"mti-net\"]\n{extra}");
     v1::SubmitStudyRequest {

@@ -42,7 +42,16 @@ async fn a_study_can_be_followed_in_the_metrics() {
     assert_eq!(value(&families, "mtinet_slots", &[("device", "cpu")]), 1.0);
     assert_eq!(value(&families, "mtinet_slots_busy", &[]), 1.0);
 
+    agent.report(&start, speed(20)).await;
     agent.report(&start, metrics(1)).await;
+    agent.acknowledged().await;
+    let families = scrape(&server).await;
+    let trial =
+        [("study", study.to_string()), ("arm", "mti-net".into()), ("fold", "0".into()), ("seed", "0".into())];
+    let trial = trial.each_ref().map(|(name, value): &(_, String)| (*name, value.as_str()));
+    assert_eq!(value(&families, "mtinet_trial_step_seconds", &trial), 0.25);
+    assert_eq!(value(&families, "mtinet_trial_data_wait_ratio", &trial), 0.125);
+    assert_eq!(value(&families, "mtinet_trial_samples_per_second", &trial), 32.0);
     agent.complete(&start).await;
     let next = agent.assignment().await;
     agent.complete(&next).await;
@@ -51,11 +60,16 @@ async fn a_study_can_be_followed_in_the_metrics() {
     let missing = v1::GetStudyRequest { which: Some(v1::get_study_request::Which::Study(99)) };
     client.get_study(missing).await.unwrap_err();
     let families = scrape(&server).await;
+    let left = families.values().flat_map(|family| &family.samples);
+    assert!(
+        !left.into_iter().any(|sample| sample.name.starts_with("mtinet_trial_")),
+        "of trials that are over"
+    );
     assert_eq!(value(&families, "mtinet_studies", &[("status", "complete")]), 1.0);
     assert_eq!(value(&families, "mtinet_attempts_started_total", &[]), 2.0);
     assert_eq!(value(&families, "mtinet_attempts_ended_total", &[("outcome", "completed")]), 2.0);
     assert_eq!(value(&families, "mtinet_events_total", &[("kind", "attempt_started")]), 2.0);
-    assert_eq!(value(&families, "mtinet_metric_points_total", &[]), 1.0, "the other value is no number");
+    assert_eq!(value(&families, "mtinet_metric_points_total", &[]), 4.0, "the other value is no number");
     assert_eq!(value(&families, "mtinet_queue_wait_seconds_count", &[]), 2.0);
     let events = value(&families, "mtinet_events_total", &[]);
     assert_eq!(value(&families, "mtinet_commit_events_sum", &[]), events, "each event is in one commit");

@@ -3,6 +3,7 @@
 mod access;
 mod artifacts;
 mod attacks;
+mod datasets;
 mod durability;
 mod fleet;
 mod frozen;
@@ -10,6 +11,7 @@ mod joining;
 mod lifecycle;
 mod logs;
 mod metrics;
+mod mutated;
 mod refusals;
 mod requests;
 mod usage;

@@ -56,6 +56,33 @@ async fn a_paused_study_and_a_drained_worker_stay_so_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_paused_trial_leaves_its_slot_to_others_and_goes_on_when_it_is_resumed() {
+    let (_dir, server) = fresh().await;
+    let mut client = server.client().await;
+    let study = submit(&mut client, "folds = [0, 1]\n").await;
+    let mut agent = Agent::join(&server, 1).await;
+    let first = agent.assignment().await;
+    let trial = Some(v1::Trial { study, key: "mti-net/0/0".into() });
+    let paused = client.pause_trial(v1::PauseTrialRequest { trial: trial.clone() }).await.unwrap();
+    assert_eq!(paused.into_inner().stopping, 1);
+    agent.report(&first, exited(0, false)).await;
+    let second = agent.assignment().await;
+    assert_ne!(second.attempt.as_ref().unwrap().trial, first.attempt.as_ref().unwrap().trial);
+    let explain = v1::ExplainTrialRequest { study, trial: "mti-net/0/0".into() };
+    let why = client.explain_trial(explain).await.unwrap().into_inner();
+    assert_eq!((why.status.as_str(), why.reason.as_str()), ("waiting", "the trial is paused"));
+    agent.complete(&second).await;
+    client.resume_trial(v1::ResumeTrialRequest { trial: trial.clone() }).await.unwrap();
+    let again = agent.assignment().await;
+    assert_eq!(again.attempt.as_ref().unwrap().trial, trial);
+    agent.complete(&again).await;
+    events(&mut client, study, 0, true).await;
+    let refused = client.resume_trial(v1::ResumeTrialRequest { trial }).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_study_that_was_over_is_followed_to_its_new_end_after_a_retry() {
     let (_dir, server) = fresh().await;
     let mut client = server.client().await;

@@ -28,13 +28,12 @@ pub(super) fn build(
     progress: Progress<'_>,
 ) -> Result<()> {
     let cases: Vec<&Case> = dataset.included().collect();
-    let grids = cases
-        .iter()
-        .map(|c| nifti_io::read_grid(&dataset.path(&c.label.path)))
-        .collect::<Result<Vec<_>>>()?;
+    let threads = parallel::threads();
+    let grids = parallel::map(cases.len(), threads, &|_, _| (), |i| {
+        nifti_io::read_grid(&dataset.path(&cases[i].label.path))
+    })?;
     let spacing = preprocess::resolve_spacing(options, grids.iter())?;
     let total = 2 * cases.len() as u64;
-    let threads = parallel::threads();
     let plans = parallel::map(cases.len(), threads, &|done, _| progress(done, total), |i| {
         plan(dataset, cases[i], &grids[i], spacing, options)
     })?;
@@ -141,11 +140,19 @@ impl Writer {
     fn finish(self, dir: &Path) -> Result<(FileDigest, FileDigest)> {
         let digest = |file: &File, name: &str| -> Result<FileDigest> {
             let path = dir.join(name);
-            file.sync_all().map_err(DataError::io("write", &path))?;
             let bytes = file.metadata().map_err(DataError::io("read", &path))?.len();
             Ok(FileDigest { bytes, blake3: manifest::hash_file(&path)? })
         };
-        Ok((digest(&self.images, IMAGES)?, digest(&self.masks, MASKS)?))
+        let sync = |file: &File, name: &str| file.sync_all().map_err(DataError::io("write", &dir.join(name)));
+        // The disk works while a core hashes what is still in memory.
+        std::thread::scope(|scope| {
+            let synced = scope.spawn(|| sync(&self.images, IMAGES).and_then(|()| sync(&self.masks, MASKS)));
+            let digests = (digest(&self.images, IMAGES)?, digest(&self.masks, MASKS)?);
+            match synced.join() {
+                Ok(synced) => synced.map(|()| digests),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
     }
 }
 
@@ -163,11 +170,15 @@ fn write_case(
     })?;
     let class = dataset.class_index(case);
     let mut records = Vec::with_capacity(plan.slices.len());
+    let mut bytes = Vec::with_capacity(writer.image_len);
     for (n, &z) in plan.slices.iter().enumerate() {
         let square = plan.transform.mask(mask.index_axis(Axis(0), z));
         let images = volumes.squares(&plan.transform, z);
         let record = measure(case, class, z, &images, &square)?;
-        let bytes: Vec<u8> = images.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
+        bytes.clear();
+        for value in images.iter().flatten() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
         let mask_bytes: Vec<u8> = square.iter().copied().collect();
         writer.put(start + n, &bytes, &mask_bytes).map_err(DataError::io("write", Path::new(IMAGES)))?;
         records.push(record);

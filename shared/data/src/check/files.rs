@@ -1,5 +1,7 @@
 //! Faults of one case's files, and what is kept of them to compare cases.
 
+use std::collections::BTreeMap;
+
 use ndarray::Array3;
 
 use super::{CheckOptions, Finding, Severity, codes};
@@ -22,10 +24,31 @@ pub(super) struct VolumeFacts {
     pub hash: blake3::Hash,
     /// The same for a volume and all its mirror images.
     pub unordered_hash: u128,
-    /// Coarse copy with mean 0 and norm 1; empty for a constant volume.
-    pub thumbnail: Vec<f32>,
+    /// What tells it from most others; none for a constant volume.
+    pub descriptor: Option<Descriptor>,
     /// Mean over the body, and the 99.5th percentile.
     brightness: (f64, f64),
+}
+
+/// Block means of a volume on a grid of [`THUMBNAIL`], with mean 0 and norm 1; none for a constant volume.
+pub(super) type Thumbnail = Option<Vec<f32>>;
+
+const THUMBNAIL: [usize; 3] = [4, 16, 16];
+/// Blocks of a thumbnail that a descriptor has a number for.
+const BLOCKS: [usize; 3] = [1, 8, 8];
+
+/// A thumbnail's components along functions that are constant on one block each and of norm 1: an orthogonal projection, which
+/// never moves two thumbnails apart.
+pub(super) struct Descriptor(pub [f32; Descriptor::LENGTH]);
+
+/// The thumbnails of a case's phases, of those that can be read.
+pub(super) fn thumbnails(dataset: &Dataset, case: &Case) -> BTreeMap<String, Thumbnail> {
+    let of_phase = |phase: &String| {
+        let image = case.images.get(phase)?;
+        let volume = nifti_io::read(&dataset.path(&image.path)).ok()?;
+        Some((phase.clone(), thumbnail(&volume.data)))
+    };
+    dataset.header.phases.iter().filter_map(of_phase).collect()
 }
 
 /// Reads all files of a case. Volumes are dropped one after the other.
@@ -151,7 +174,7 @@ fn facts(phase: &str, data: &Array3<f32>, body: &mut Option<Array3<bool>>) -> Vo
         phase: phase.to_owned(),
         hash: voxel_hash(data),
         unordered_hash: unordered_hash(data),
-        thumbnail: thumbnail(data),
+        descriptor: thumbnail(data).as_deref().map(Descriptor::of),
         brightness: (body_mean, bright),
     }
 }
@@ -186,13 +209,15 @@ fn unordered_hash(data: &Array3<f32>) -> u128 {
     u128::from(high) << 64 | u128::from(low)
 }
 
-/// Block means on a grid of 4 x 16 x 16, with mean 0 and norm 1.
-fn thumbnail(data: &Array3<f32>) -> Vec<f32> {
-    const SHAPE: [usize; 3] = [4, 16, 16];
+fn thumbnail(data: &Array3<f32>) -> Thumbnail {
+    let cells = |axis: usize, length: usize| -> Vec<usize> {
+        (0..length).map(|at| at * THUMBNAIL[axis] / length).collect()
+    };
     let (nz, ny, nx) = data.dim();
-    let mut sums = vec![(0.0f64, 0u32); SHAPE.iter().product()];
+    let [z_cells, y_cells, x_cells] = [cells(0, nz), cells(1, ny), cells(2, nx)];
+    let mut sums = vec![(0.0f64, 0u32); THUMBNAIL.iter().product()];
     for ((z, y, x), &value) in data.indexed_iter() {
-        let cell = (z * SHAPE[0] / nz * SHAPE[1] + y * SHAPE[1] / ny) * SHAPE[2] + x * SHAPE[2] / nx;
+        let cell = (z_cells[z] * THUMBNAIL[1] + y_cells[y]) * THUMBNAIL[2] + x_cells[x];
         if value.is_finite() {
             sums[cell].0 += f64::from(value);
             sums[cell].1 += 1;
@@ -201,7 +226,23 @@ fn thumbnail(data: &Array3<f32>) -> Vec<f32> {
     let means: Vec<f64> = sums.into_iter().map(|(sum, n)| sum / f64::from(n.max(1))).collect();
     let mean = means.iter().sum::<f64>() / means.len() as f64;
     let norm = means.iter().map(|v| (v - mean).powi(2)).sum::<f64>().sqrt();
-    if norm > 0.0 { means.iter().map(|v| ((v - mean) / norm) as f32).collect() } else { Vec::new() }
+    (norm > 0.0).then(|| means.iter().map(|v| ((v - mean) / norm) as f32).collect())
+}
+
+impl Descriptor {
+    pub(super) const LENGTH: usize = BLOCKS[0] * BLOCKS[1] * BLOCKS[2];
+
+    fn of(thumbnail: &[f32]) -> Self {
+        let mut out = [0.0; Self::LENGTH];
+        let size: [usize; 3] = std::array::from_fn(|axis| THUMBNAIL[axis] / BLOCKS[axis]);
+        for (at, value) in thumbnail.iter().enumerate() {
+            let (row, x) = (at / THUMBNAIL[2], at % THUMBNAIL[2]);
+            let (z, y) = (row / THUMBNAIL[1], row % THUMBNAIL[1]);
+            out[(z / size[0] * BLOCKS[1] + y / size[1]) * BLOCKS[2] + x / size[2]] += value;
+        }
+        let norm = (size.iter().product::<usize>() as f32).sqrt();
+        Self(out.map(|sum| sum / norm))
+    }
 }
 
 /// Contrast brightens the body, and arteries and spleen are brightest in the arterial phase.

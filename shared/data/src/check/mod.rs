@@ -1,13 +1,14 @@
 //! The leak gate: what must hold of a data set before anything is trained on it (DATA.md 5).
 //!
-//! Each case is read once, by all cores; what is kept of it are hashes and a small thumbnail, so memory does not grow
-//! with the size of the volumes. Normalisation needs no finding: [`crate::SliceCache::normalisation`] is only ever
+//! Each case is read once, by all cores; what is kept of it are hashes and a short descriptor, so memory does not grow with
+//! the size of the volumes. Only cases that look alike by their descriptors are read again. Normalisation needs no finding: [`crate::SliceCache::normalisation`] is only ever
 //! given the training slices of a fold.
 
 pub mod codes;
 
 mod duplicates;
 mod files;
+mod neighbours;
 pub(crate) mod splits;
 
 use serde::Serialize;
@@ -96,7 +97,8 @@ pub fn check(dataset: &Dataset, options: &CheckOptions, progress: Progress<'_>) 
     let facts = parallel::map(cases.len(), parallel::threads(), progress, |i| {
         Ok(files::examine(dataset, cases[i], options))
     })?;
-    findings.extend(duplicates::findings(&cases, &facts, options.near_duplicate));
+    let thumbnails = |n: usize| files::thumbnails(dataset, cases[n]);
+    findings.extend(duplicates::findings(&cases, &facts, options.near_duplicate, &thumbnails));
     findings.extend(facts.into_iter().flat_map(|f| f.findings));
     findings.sort_by_key(|f| f.severity);
     let mut subjects: Vec<&str> = cases.iter().map(|c| c.subject.as_str()).collect();

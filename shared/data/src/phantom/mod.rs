@@ -41,6 +41,9 @@ const ARRIVAL_S: f64 = 14.0;
 /// Of 238 subjects, 138 have a carcinoma, as in the paper.
 const CARCINOMA_SHARE: (usize, usize) = (138, 238);
 
+/// A guard against a slip of the pen.
+const MOST_SUBJECTS: usize = 99_999;
+
 /// What to simulate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PhantomOptions {
@@ -92,8 +95,8 @@ impl PhantomOptions {
     /// # Errors
     /// [`DataError::Options`] naming the value that is impossible.
     pub fn validate(&self) -> Result<()> {
-        let problem = if self.subjects == 0 || self.subjects > 9999 {
-            format!("subjects is {}; it must be from 1 to 9999", self.subjects)
+        let problem = if self.subjects == 0 || self.subjects > MOST_SUBJECTS {
+            format!("subjects is {}; it must be from 1 to {MOST_SUBJECTS}", self.subjects)
         } else if !(16..=1024).contains(&self.size) {
             format!("size is {}; it must be from 16 to 1024 pixels", self.size)
         } else if !(1..=64).contains(&self.slices_per_subject) {

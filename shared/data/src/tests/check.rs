@@ -216,3 +216,33 @@ fn phases_in_the_wrong_order() {
         dataset.cases[0].images.extend([(a.to_owned(), x), (b.to_owned(), y)]);
     }
 }
+
+#[test]
+fn copies_of_one_volume_are_reported_once_a_subject() {
+    let (_dir, mut dataset) = small();
+    let image = dataset.cases[0].images["art"].clone();
+    for case in &mut dataset.cases {
+        case.images.insert("art".into(), image.clone());
+    }
+    let report = report(&dataset);
+    let found: Vec<_> = report.findings.iter().filter(|f| f.code == codes::DUPLICATE_VOLUME).collect();
+    assert_eq!(found.len(), 11, "each of the others with the first: {found:?}");
+    assert!(found.iter().all(|f| f.message.contains("case phantom_0001")), "{found:?}");
+}
+
+#[test]
+fn a_near_copy_is_found_among_cases_that_lack_phases() {
+    let (_dir, mut dataset) = small();
+    for phase in crate::PHASES {
+        let data = dataset.load_image(&dataset.cases[2], phase).unwrap().data;
+        edit_image(&mut dataset, 7, phase, false, |v| {
+            v.zip_mut_with(&data, |to, &from| *to = from as i16 + 3);
+        });
+    }
+    // What is compared are the phases that both have, whichever other cases have.
+    dataset.cases[2].images.remove("pre");
+    dataset.cases[9].images.remove("art");
+    assert_finds(&dataset, codes::NEAR_DUPLICATE, Severity::Warning, "phantom_0003");
+    dataset.cases[7].subject = dataset.cases[2].subject.clone();
+    assert!(report(&dataset).findings.iter().all(|f| f.code != codes::NEAR_DUPLICATE), "the same person");
+}

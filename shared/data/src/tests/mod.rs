@@ -8,6 +8,7 @@ mod import;
 mod manifest;
 mod nifti_io;
 mod phantom;
+mod portable;
 mod preprocess;
 
 use std::path::{Path, PathBuf};

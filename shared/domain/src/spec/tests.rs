@@ -87,3 +87,14 @@ fn a_spec_survives_json_and_keeps_its_hash() {
     let other = StudySpec::from_toml(&format!("{MINIMAL}folds = [2]\n")).unwrap();
     assert_ne!(other.hash(), spec.hash());
 }
+
+#[test]
+fn a_key_that_came_later_leaves_the_hashes_of_older_specs_alone() {
+    let train = |extra: &str| StudySpec::from_toml(&format!("{MINIMAL}[train]\n{extra}")).unwrap();
+    let (absent, off) = (train(""), train("cuda_graphs = false\n"));
+    assert!(!absent.to_json().contains("cuda_graphs"));
+    assert_eq!(absent.hash(), off.hash());
+    let on = train("cuda_graphs = true\nprecision = \"tf32\"\n");
+    assert_ne!(on.hash(), off.hash());
+    assert_eq!(StudySpec::from_json(&on.to_json()).unwrap(), on);
+}

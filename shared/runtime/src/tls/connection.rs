@@ -40,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Limits {
     /// With an identity (or plaintext).
     pub connections: usize,
+    /// Of one identity, so that a stolen or mistaken one keeps nobody else out.
+    pub per_identity: usize,
     /// Without: they can only join.
     pub anonymous: usize,
     /// A handshake takes at most.
@@ -52,6 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16_384,
+            per_identity: 4096,
             anonymous: 256,
             handshake: Duration::from_secs(5),
             anonymous_life: Duration::from_secs(30),
@@ -91,11 +94,15 @@ impl OpenConnections {
         }
     }
 
-    fn enter(&self, id: &str) -> CancellationToken {
+    /// One more connection of an identity, unless it has as many as it may.
+    fn enter(&self, id: &str, most: usize) -> Option<CancellationToken> {
         let mut open = self.lock();
+        if open.get(id).map_or(0, |(_, count)| *count) >= most {
+            return None;
+        }
         let (token, count) = open.entry(id.to_owned()).or_default();
         *count += 1;
-        token.clone()
+        Some(token.clone())
     }
 
     fn leave(&self, id: &str) {
@@ -298,9 +305,17 @@ impl Door {
             tracing::warn!(%address, known, "refusing a connection: as many as allowed are open");
             return Err(io::Error::other("too many connections"));
         };
-        let revoked = certificate
-            .as_ref()
-            .map(|certificate| Box::pin(self.open.enter(&certificate.subject.id).cancelled_owned()));
+        let revoked = match &certificate {
+            None => None,
+            Some(certificate) => {
+                let subject = &certificate.subject;
+                let Some(revoked) = self.open.enter(&subject.id, self.limits.per_identity) else {
+                    tracing::warn!(%address, %subject, "refusing a connection: its identity has as many as it may");
+                    return Err(io::Error::other("too many connections of one identity"));
+                };
+                Some(Box::pin(revoked.cancelled_owned()))
+            }
+        };
         let deadline = (!known).then(|| Box::pin(tokio::time::sleep(self.limits.anonymous_life)));
         let peer = Peer { address: Some(address), certificate, plaintext };
         Ok(Connection { io, peer, open: self.open.clone(), revoked, deadline, _place: place })

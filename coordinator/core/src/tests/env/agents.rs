@@ -14,6 +14,8 @@ pub const STOPPED: &str = "stopped";
 
 #[derive(Default)]
 pub struct Agent {
+    /// Its machine's; its id where empty.
+    pub name: String,
     pub slots: Vec<Slot>,
     pub linked: bool,
     pub dead: bool,
@@ -54,6 +56,16 @@ impl TestEnv {
         self.join(name, &vec![Device::Cpu; slots])
     }
 
+    /// An agent on a machine of this name.
+    pub fn join_named(&mut self, id: &str, name: &str, slots: u32) -> WorkerId {
+        let id = worker(id);
+        let slot = |index| Slot { index: SlotIndex(index), device: Device::Cpu };
+        let slots = (0..slots).map(slot).collect();
+        self.agents.insert(id.clone(), Agent { name: name.to_owned(), slots, ..Agent::default() });
+        self.connect(&id);
+        id
+    }
+
     /// Opens a session: Hello, Welcome, the commands, then the reports that are not acknowledged.
     pub fn connect(&mut self, id: &WorkerId) {
         let agent = self.agents.get_mut(id).unwrap();
@@ -77,7 +89,8 @@ impl TestEnv {
                 exited: !process.alive,
             })
             .collect();
-        let hello = Hello { worker: id.clone(), name: id.0.clone(), slots: agent.slots.clone(), running };
+        let name = if agent.name.is_empty() { id.0.clone() } else { agent.name.clone() };
+        let hello = Hello { worker: id.clone(), name, slots: agent.slots.clone(), running };
         let effects = self.core.on_worker_connected(self.now, &hello);
         self.acknowledge(id);
         self.perform(effects);
