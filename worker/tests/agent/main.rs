@@ -182,6 +182,11 @@ async fn a_trial_runs_to_its_end() {
         assert_eq!(order[order.len() - 2..], ["evaluated", "exited"]);
         assert_eq!(ledger.steps(), [1, 2, 3, 4], "every measurement, in order");
         assert_eq!(ledger.value("threads"), Some(3.0));
+        assert_eq!(
+            ledger.value("waits_briefly"),
+            Some(1.0),
+            "another program on its cores is not to stop it"
+        );
         assert_eq!((ledger.value("deterministic"), ledger.value("quiet")), (Some(1.0), Some(1.0)));
         assert_eq!(ledger.value("dataset"), Some(1.0));
         let checkpoints: Vec<u64> = ledger

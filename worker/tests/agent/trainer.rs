@@ -96,6 +96,7 @@ impl Trainer {
             ("fallback_bytes", length(&self.start.fallback_path)),
             ("init_bytes", length(&self.start.init_path)),
             ("threads", std::env::var("OMP_NUM_THREADS").unwrap().parse().unwrap()),
+            ("waits_briefly", is_set("GOMP_SPINCOUNT", "10000")),
             ("secrets", secrets as f64),
             ("deterministic", is_set("CUBLAS_WORKSPACE_CONFIG", ":4096:8")),
             ("quiet", is_set("TORCH_CPP_LOG_LEVEL", "ERROR")),
